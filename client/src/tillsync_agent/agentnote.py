@@ -1,0 +1,36 @@
+"""What the agent leaves in the outbox for `status` to read, also when no agent runs. Pure."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+NOTE_NAME = "agent"
+
+
+@dataclass(slots=True)
+class AgentNote:
+    """The sender's view of the link. Moments are ISO 8601 by the device's clock; empty: never."""
+
+    link: str = "closed"
+    failures_in_a_row: int = 0
+    last_error: str = ""
+    last_error_at: str = ""
+    next_try_at: str = ""
+    last_contact_at: str = ""
+    last_acknowledged_at: str = ""
+    history_id: str = ""
+    suspect: bool = False
+    gateway_port: int = 0
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> "AgentNote":
+        """The note in `text`; what cannot be read is left at its default, for `status` must work."""
+        try:
+            held = json.loads(text or "{}")
+        except ValueError:
+            return cls()
+        names = {f.name for f in fields(cls)}
+        known = held if isinstance(held, dict) else {}
+        return cls(**{name: value for name, value in known.items() if name in names})

@@ -1,0 +1,334 @@
+# ruff: noqa: D301 -- click wants a real backspace, which keeps it from wrapping an example
+"""tillsync-agent: the agent's command line.
+
+Exit codes, the same for every command:
+    0  done
+    1  not done yet, or something needs a person: events wait (drain), a problem (status)
+    2  wrong usage: an argument, a setting, an address, an event that can never be recorded
+    3  the outbox cannot be used now, or another agent is using it: nothing was recorded
+    4  this device is not enrolled, or the service refused to enrol it
+"""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import click
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from tillsync.v1 import retail_pb2
+from tillsync_agent import config, link, status
+from tillsync_agent.agent import Agent, Drained, watch
+from tillsync_agent.agentnote import NOTE_NAME, AgentNote
+from tillsync_agent.config import Settings
+from tillsync_agent.errors import (
+    AgentError,
+    EnrolmentRefused,
+    NotEnrolled,
+    OutboxInUse,
+    OutboxUnavailable,
+)
+from tillsync_agent.export import write_export
+from tillsync_agent.outbox import DeadLetter, Outbox
+from tillsync_agent.progress import shown_progress
+from tillsync_agent.refresh_secret import RefreshSecret
+
+ATTENTION, USAGE, UNUSABLE, IDENTITY = 1, 2, 3, 4
+_EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (OutboxUnavailable, UNUSABLE),
+    (OutboxInUse, UNUSABLE),
+    (NotEnrolled, IDENTITY),
+    (EnrolmentRefused, IDENTITY),
+    (AgentError, USAGE),
+    (OSError, UNUSABLE),
+)
+_EPILOG = "Exit codes: 0 done; 1 not done yet; 2 usage; 3 outbox not usable; 4 not enrolled."
+
+
+class _Group(click.Group):
+    """Turns the agent's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (AgentError, OSError) as error:
+            _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    click.echo(f"tillsync-agent: {error}", err=True)
+    sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+
+
+@click.group(cls=_Group, epilog=_EPILOG)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the agent keeps outbox and identity. Also TILLSYNC_AGENT_STATE_DIR.",
+)
+@click.version_option(package_name="tillsync-agent")
+@click.pass_context
+def main(ctx: click.Context, state_dir: Path | None) -> None:
+    """Records sales durably on this device and brings each of them to head office exactly once.
+
+    \b
+    Example, a first day:
+        tillsync-agent enroll --service sync.example.com:443 --code ABCD-EFGH --name 'till 3'
+        echo '{"receiptNumber": "1", "totalMinor": 1250}' |
+            tillsync-agent record --amount USD=1250 --business-day 2026-11-22
+        tillsync-agent drain
+    """
+    ctx.obj = state_dir
+
+
+@main.command(epilog=_EPILOG)
+@click.option("--service", required=True, help="Head office, HOST:PORT.")
+@click.option("--code", required=True, help="The one-time code from the operator.")
+@click.option("--name", required=True, help="What people call this device.")
+@click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="PEM of your own CA.")
+@click.option("--plaintext", is_flag=True, help="No TLS, to another machine: everybody can read.")
+@click.option("--replace", "again", is_flag=True, help="Give up the identity this device has.")
+@click.pass_obj
+def enroll(
+    state_dir: Path | None,
+    *,
+    service: str,
+    code: str,
+    name: str,
+    ca_file: str | None,
+    plaintext: bool,
+    again: bool,
+) -> None:
+    """Trades a one-time code for this device's identity.
+
+    \b
+    Example:
+        tillsync-agent enroll --service sync.example.com:443 --code ABCD-EFGH --name 'till 3'
+    """
+    settings = config.load(state_dir)
+    if settings.device_id and not again:
+        raise click.UsageError(f"this device is enrolled as {settings.device_id}; see --replace")
+    absolute = str(Path(ca_file).resolve()) if ca_file else ""
+    settings = replace(
+        settings, service=service, device_name=name, ca_file=absolute, plaintext=plaintext
+    )
+    # The lock: a running agent would go on with the old identity.
+    with Outbox.open(settings.outbox_path) as outbox, outbox.agent_lock():
+        secret = RefreshSecret(settings.secret_path)
+        identity = asyncio.run(link.enroll(settings, secret, code, name))
+        if settings.device_id not in {"", identity.device_id}:
+            outbox.start_new_epoch()  # the new device's numbers begin at 1
+        config.save(replace(settings, **asdict(identity)))
+    click.echo(json.dumps(asdict(identity)))
+
+
+@main.command(epilog=_EPILOG)
+@click.option(
+    "--type",
+    "kind",
+    default="Sale",
+    show_default=True,
+    help="A message of retail.proto (Sale, Return, …), read as JSON; or any other type URL, whose "
+    "bytes are kept as they are.",
+)
+@click.option("--body-file", type=click.File("rb"), default="-", help="Default: standard input.")
+@click.option("--amount", "amounts", multiple=True, help="In minor units: USD=1250.")
+@click.option("--business-day", help="The shop's day as the till declares it: 2026-11-22.")
+@click.option("--key", help="Your own idempotency key; the same key twice is the same sale.")
+@click.pass_obj
+def record(
+    state_dir: Path | None,
+    *,
+    kind: str,
+    body_file: BinaryIO,
+    amounts: tuple[str, ...],
+    business_day: str | None,
+    key: str | None,
+) -> None:
+    """Records one event durably and prints its receipt as JSON.
+
+    \b
+    Example:
+        echo '{"receiptNumber": "1", "currency": "USD", "totalMinor": 1250}' |
+            tillsync-agent record --amount USD=1250 --business-day 2026-11-22
+    """
+    body = _body(kind, body_file.read())
+    with Outbox.open(config.load(state_dir).outbox_path) as outbox:
+        receipt = outbox.record(body, business_day=business_day, amounts=_amounts(amounts), key=key)
+    click.echo(json.dumps(asdict(receipt)))
+
+
+@main.command(epilog=_EPILOG)
+@click.option("--gateway-port", type=int, help="Serve programs in other languages on 127.0.0.1.")
+@click.option("--log-level", default="INFO", show_default=True)
+@click.pass_obj
+def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> None:
+    """Sends what is recorded, until it is stopped (SIGINT, SIGTERM, Ctrl-Break).
+
+    \b
+    Example:
+        tillsync-agent run --gateway-port 7411
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    Agent(config.load(state_dir, gateway_port=gateway_port)).run()
+
+
+@main.command(epilog=_EPILOG)
+@click.option("--timeout", "timeout_seconds", default=60.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def drain(state_dir: Path | None, timeout_seconds: float) -> None:
+    """Sends until nothing waits: exit code 0. After the timeout: 1, and why.
+
+    If an agent is running already, it does the sending, and this command watches.
+
+    \b
+    Example:
+        tillsync-agent drain --timeout 300
+    """
+    settings = config.load(state_dir, gateway_port=0)
+    with shown_progress() as progress:
+        try:
+            drained = asyncio.run(_drain(settings, timeout_seconds, progress))
+        except OutboxInUse:
+            with Outbox.open(settings.outbox_path) as outbox:
+                drained = asyncio.run(watch(outbox, timeout_seconds, progress))
+    if drained.waiting:
+        click.echo(f"{drained.waiting} events still wait: {drained.why}", err=True)
+        sys.exit(ATTENTION)
+    click.echo("nothing waits")
+
+
+@main.command("status", epilog=_EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def show_status(state_dir: Path | None, *, as_json: bool) -> None:
+    """What waits, since when, how much money, and why. Exit code 1 if something needs a person.
+
+    \b
+    Example:
+        tillsync-agent status --json
+    """
+    settings = config.load(state_dir)
+    with _existing(settings) as outbox:
+        held = status.of(
+            settings,
+            outbox.summary(),
+            AgentNote.parse(outbox.notes().get(NOTE_NAME, "")),
+            clock_offset_ms=outbox.clock_offset_ms,
+            agent_running=_is_running(outbox),
+            now=datetime.now(UTC),
+        )
+    if as_json:
+        click.echo(json.dumps(held.as_dict(), indent=2))
+    else:
+        for name, text in status.lines(held):
+            click.echo(f"{name:<18} {text}")
+    sys.exit(ATTENTION if held.problems else 0)
+
+
+@main.command("dead-letters", epilog=_EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def dead_letters(state_dir: Path | None, *, as_json: bool) -> None:
+    """Lists the events that head office refused, and why. They are kept.
+
+    \b
+    Example:
+        tillsync-agent dead-letters --json
+    """
+    with _existing(config.load(state_dir)) as outbox:
+        for letter in outbox.dead_letters():
+            click.echo(json.dumps(_letter(letter)) if as_json else _letter_line(letter))
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def export(state_dir: Path | None, file: Path) -> None:
+    """Writes what waits to FILE, for `tillsync-service ingest-file`; it goes on waiting here.
+
+    \b
+    Example:
+        tillsync-agent export /media/usb/till-3.tillsync
+    """
+    settings = config.load(state_dir)
+    with _existing(settings) as outbox:
+        count = write_export(
+            file, outbox.waiting_envelopes(), settings, exported_at=datetime.now(UTC)
+        )
+    click.echo(f"{count} events written to {file}")
+
+
+async def _drain(
+    settings: Settings, timeout_seconds: float, progress: Callable[[int], None]
+) -> Drained:
+    async with Agent(settings) as agent:
+        return await agent.drain(timeout_seconds, progress)
+
+
+@contextmanager
+def _existing(settings: Settings) -> Iterator[Outbox]:
+    """The outbox, if there is one: a question must not create what it asks about."""
+    if not settings.outbox_path.exists():
+        raise OutboxUnavailable(f"nothing was ever recorded here: no {settings.outbox_path}")
+    with Outbox.open(settings.outbox_path, ballast_bytes=0) as outbox:
+        yield outbox
+
+
+def _is_running(outbox: Outbox) -> bool:
+    with suppress(OutboxInUse), outbox.agent_lock():
+        return False
+    return True
+
+
+def _body(kind: str, raw: bytes) -> Message | tuple[str, bytes]:
+    known = retail_pb2.DESCRIPTOR.message_types_by_name
+    if kind not in known:
+        return kind, raw
+    message: Message = getattr(retail_pb2, kind)()
+    try:
+        return json_format.Parse(raw, message)
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"the body is no {kind} in JSON: {error}") from None
+
+
+def _amounts(texts: tuple[str, ...]) -> dict[str, int]:
+    amounts: dict[str, int] = {}
+    for text in texts:
+        currency, equals, minor = text.partition("=")
+        try:
+            amounts[currency] = amounts.get(currency, 0) + int(minor)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise click.UsageError(
+                f"--amount {text}: write it in whole minor units, USD=1250 for 12.50"
+            )
+    return amounts
+
+
+def _letter(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "key": letter.key,
+        "outcome": letter.outcome,
+        "reason": letter.reason,
+        "field": letter.field,
+        "description": letter.description,
+        "epoch": letter.epoch,
+        "sequence": letter.sequence,
+        "recorded_at": letter.recorded_at.isoformat(timespec="seconds"),
+    }
+
+
+def _letter_line(letter: DeadLetter) -> str:
+    when = letter.recorded_at.isoformat(timespec="seconds")
+    why = " ".join(part for part in (letter.reason, letter.field, letter.description) if part)
+    return f"{when}  {letter.outcome}  {letter.key}  {why}"

@@ -1,0 +1,190 @@
+"""What a person asks a till: what waits, since when, how much money, and why. Pure.
+
+It needs no running agent: all of it comes from the outbox and from what the last agent noted there.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from tillsync_agent.agentnote import AgentNote
+from tillsync_agent.config import Settings
+from tillsync_agent.outbox import Summary
+
+# A smaller difference between two clocks is nobody's concern.
+OFFSET_WORTH_SAYING_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One moment's state of a device. Moments are by the device's own clock, in ISO 8601."""
+
+    device_id: str
+    device_name: str
+    store_id: str
+    store_name: str
+    service: str
+    agent_running: bool
+    waiting: int
+    waiting_bytes: int
+    oldest_waiting_at: str
+    money_waiting: dict[str, int]
+    """Currency to minor units."""
+    held: int
+    held_error: str
+    dead_letters: int
+    settled_kept: int
+    epoch: int
+    last_sequence: int
+    last_settled_at: str
+    clock_offset_ms: int | None
+    link: AgentNote
+    problems: list[str]
+    """Sentences for a person; empty when all is well."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def of(
+    settings: Settings,
+    summary: Summary,
+    note: AgentNote,
+    *,
+    clock_offset_ms: int | None,
+    agent_running: bool,
+    now: datetime,
+) -> Status:
+    """Puts the pieces together and says what is wrong, if anything is."""
+    return Status(
+        device_id=settings.device_id,
+        device_name=settings.device_name,
+        store_id=settings.store_id,
+        store_name=settings.store_name,
+        service=settings.service,
+        agent_running=agent_running,
+        waiting=summary.waiting,
+        waiting_bytes=summary.waiting_bytes,
+        oldest_waiting_at=_text(summary.oldest_waiting_at),
+        money_waiting=summary.money_waiting,
+        held=summary.held,
+        held_error=summary.held_error,
+        dead_letters=summary.dead_letters,
+        settled_kept=summary.settled,
+        epoch=summary.epoch,
+        last_sequence=summary.last_sequence,
+        last_settled_at=_text(summary.last_settled_at),
+        clock_offset_ms=clock_offset_ms,
+        link=note,
+        problems=[
+            problem
+            for problem in (
+                _enrolment(settings),
+                stalled(settings, summary, note, agent_running=agent_running, now=now),
+                _held(summary),
+                _dead(summary),
+                _suspect(note),
+                clock_sentence(clock_offset_ms),
+            )
+            if problem
+        ],
+    )
+
+
+def stalled(
+    settings: Settings, summary: Summary, note: AgentNote, *, agent_running: bool, now: datetime
+) -> str:
+    """The watchdog: work waits and nothing was acknowledged for too long, and why. Else empty."""
+    if not summary.waiting or not settings.service:
+        return ""
+    if not agent_running:
+        return f"{summary.waiting} events wait and no agent is running: `tillsync-agent run`"
+    since = _latest(summary.oldest_waiting_at, _moment(note.last_acknowledged_at))
+    quiet = now - since if since else timedelta(0)
+    if quiet.total_seconds() < settings.stalled_after_seconds:
+        return ""
+    up = "the link is up, but" if note.link == "closed" else "the service is not answering:"
+    why = note.last_error or summary.held_error or "no error was seen"
+    return (
+        f"{summary.waiting} events wait and {up} nothing was acknowledged for {_span(quiet)}: {why}"
+    )
+
+
+def clock_sentence(offset_ms: int | None) -> str:
+    """A clock that differs from the service's enough to be worth saying."""
+    if offset_ms is None or abs(offset_ms) < OFFSET_WORTH_SAYING_SECONDS * 1000:
+        return ""
+    side = "behind" if offset_ms > 0 else "ahead of"
+    span = _span(timedelta(milliseconds=abs(offset_ms)))
+    return f"this device's clock is {span} {side} the service's; no sale is refused for it"
+
+
+def lines(status: Status) -> list[tuple[str, str]]:
+    """The status as rows of a table: what, and how it stands."""
+    money = ", ".join(f"{minor} {unit}" for unit, minor in sorted(status.money_waiting.items()))
+    link = status.link
+    rows = [
+        ("device", f"{status.device_name} {status.device_id}".strip() or "not enrolled"),
+        ("store", f"{status.store_name} {status.store_id}".strip() or "-"),
+        ("service", status.service or "-"),
+        ("agent", "running" if status.agent_running else "not running"),
+        ("waiting", f"{status.waiting} events, {status.waiting_bytes} bytes"),
+        ("oldest waiting", status.oldest_waiting_at or "-"),
+        ("money waiting", f"{money} (minor units)" if money else "-"),
+        ("held back", f"{status.held}: {status.held_error}" if status.held else "0"),
+        ("dead letters", str(status.dead_letters)),
+        ("last acknowledged", link.last_acknowledged_at or "never"),
+        ("link", f"{link.link}, last contact {link.last_contact_at or 'never'}"),
+        ("last error", f"{link.last_error_at} {link.last_error}".strip() or "-"),
+        ("next try", link.next_try_at or "-"),
+    ]
+    return rows + [("ATTENTION", problem) for problem in status.problems]
+
+
+def _enrolment(settings: Settings) -> str:
+    return "" if settings.service else "this device is not enrolled: `tillsync-agent enroll`"
+
+
+def _held(summary: Summary) -> str:
+    if not summary.held:
+        return ""
+    return f"{summary.held} events are held back and tried by themselves: {summary.held_error}"
+
+
+def _dead(summary: Summary) -> str:
+    if not summary.dead_letters:
+        return ""
+    return (
+        f"{summary.dead_letters} events were refused by head office: `tillsync-agent dead-letters`"
+    )
+
+
+def _suspect(note: AgentNote) -> str:
+    if not note.suspect:
+        return ""
+    return "this device's secret is known to be in two hands (a cloned disk?): ask the operator"
+
+
+def _text(moment: datetime | None) -> str:
+    return moment.isoformat(timespec="seconds") if moment else ""
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _latest(*moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment), default=None)
+
+
+def _span(span: timedelta) -> str:
+    """A length of time as a person says it: the largest unit of which there are two."""
+    seconds = span.total_seconds()
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

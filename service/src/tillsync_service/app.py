@@ -1,0 +1,242 @@
+"""The composition root: the one module that knows everyone. Builds a service and stops it."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Self
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from tillsync.v1 import admin_service_pb2, device_service_pb2, ingest_service_pb2
+from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
+from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync_service.admin.servicer import AdminServicer
+from tillsync_service.admin.store import AdminStore
+from tillsync_service.config import Settings, SettingsError
+from tillsync_service.fleet.keys import KeyFile
+from tillsync_service.fleet.servicer import DeviceServicer
+from tillsync_service.fleet.standing import Standing
+from tillsync_service.fleet.store import FleetStore
+from tillsync_service.fleet.tokens import TokenIssuer, TokenVerifier
+from tillsync_service.foundation import limits, migrations, tls
+from tillsync_service.foundation.db import Database
+from tillsync_service.foundation.doorkeeper import Doorkeeper
+from tillsync_service.foundation.embedded import EmbeddedPostgres
+from tillsync_service.foundation.errors import ServiceError
+from tillsync_service.ingest.group_commit import GroupCommit
+from tillsync_service.ingest.servicer import IngestServicer
+from tillsync_service.ingest.store import IngestStore
+
+log = structlog.get_logger(__name__)
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (ingest_service_pb2, "IngestService"),
+        (device_service_pb2, "DeviceService"),
+        (admin_service_pb2, "AdminService"),
+    )
+)
+READINESS_INTERVAL_SECONDS = 1.0
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def utc_now() -> datetime:
+    """The service's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """How a stop went: `calls_cut` calls had not finished when the grace was over."""
+
+    seconds: float
+    calls_cut: int
+
+    @property
+    def outcome(self) -> str:
+        return "deadline" if self.calls_cut else "drained"
+
+
+class App:
+    """A running service: `async with App(settings) as app`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._resources = AsyncExitStack()
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        settings = self._settings
+        keys = _keys(settings)
+        database = await self._open_database()
+        standing = Standing(database)
+        await standing.refresh()
+        self._background(standing.run())
+
+        verifier = TokenVerifier(keys, standing, utc_now)
+        issuer = TokenIssuer(keys, utc_now, device_token_seconds=settings.access_token_seconds)
+        self._doorkeeper = Doorkeeper(verifier)
+        self._group_commit = _group_commit(database, settings)
+        self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
+        add_IngestServiceServicer_to_server(
+            IngestServicer(self._group_commit, utc_now), self._server
+        )
+        add_DeviceServiceServicer_to_server(
+            DeviceServicer(FleetStore(database), issuer, utc_now), self._server
+        )
+        add_AdminServiceServicer_to_server(
+            AdminServicer(AdminStore(database), utc_now), self._server
+        )
+        self._health = health_aio.HealthServicer()
+        add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+             reflection.SERVICE_NAME), self._server
+        )
+        self._background(self._watch_readiness(database))
+        self.port = self._bind()
+        await self._server.start()
+        log.info("serving", address=self.address)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the real port."""
+        return f"{self._settings.listen.rpartition(':')[0]}:{self.port}"
+
+    async def stop(self) -> StopReport:
+        """Refuses new work, lets what is under way finish within the grace, and says which of the
+        two ended it. Nothing that was acknowledged depends on it: that is committed."""
+        began = monotonic()
+        grace_seconds = self._settings.stop_grace_seconds
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(grace_seconds))
+        calls_cut = await self._doorkeeper.close(grace_seconds)
+        await self._server.stop(0)
+        await stopping
+        await self._group_commit.drain()
+        await self._resources.aclose()
+        report = StopReport(monotonic() - began, calls_cut)
+        log.info(
+            "stopped",
+            outcome=report.outcome,
+            seconds=round(report.seconds, 3),
+            calls_cut=report.calls_cut,
+        )
+        return report
+
+    async def _open_database(self) -> Database:
+        url = await self._database_url()
+        database = await Database.connect(url, connections=self._settings.database_connections)
+        self._resources.push_async_callback(database.close)
+        return database
+
+    async def _database_url(self) -> str:
+        """Where the service logs in, on a database that is migrated."""
+        if self._settings.database_url:
+            url = self._settings.database_url.get_secret_value()
+            _must_be_migrated(await migrations.status(url))
+            return url
+        embedded = EmbeddedPostgres(self._settings.folder)
+        await self._resources.enter_async_context(embedded)
+        await migrations.upgrade(embedded.admin_url)
+        await migrations.grant_serving(embedded.admin_url, "tillsync_service")
+        return embedded.service_url
+
+    def _bind(self) -> int:
+        listen = self._settings.listen
+        try:
+            credentials = tls.server_credentials(
+                self._settings.tls_certificate, self._settings.tls_key
+            )
+            if credentials is None:
+                return self._server.add_insecure_port(listen)
+            return self._server.add_secure_port(listen, credentials)
+        except (RuntimeError, OSError) as error:
+            raise SettingsError(f"TILLSYNC_LISTEN: cannot listen on {listen}: {error}") from error
+
+    def _background(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._resources.push_async_callback(end)
+
+    async def _watch_readiness(self, database: Database) -> None:
+        """Health says SERVING while the database answers."""
+        while True:
+            try:
+                await database.ping()
+                status = _SERVING
+            except ServiceError:
+                status = _NOT_SERVING
+            for service in ("", *SERVICES):
+                await self._health.set(service, status)
+            await asyncio.sleep(READINESS_INTERVAL_SECONDS)
+
+
+_SERVER_OPTIONS = (
+    # Room for the frame around a request of the size that the contract allows.
+    ("grpc.max_receive_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
+    ("grpc.max_send_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", limits.MIN_PING_INTERVAL_MS),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.MIN_PING_INTERVAL_MS),
+    # Two services on one port would each get half the calls, and nobody would know.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def _keys(settings: Settings) -> KeyFile:
+    path = settings.signing_keys_file
+    if settings.signing_keys is None and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        KeyFile.create(path)
+    return KeyFile(path)
+
+
+def _group_commit(database: Database, settings: Settings) -> GroupCommit:
+    store = IngestStore(database)
+    if settings.group_commit:
+        return GroupCommit(store)
+    return GroupCommit(
+        store, max_group_events=1, max_groups_per_tenant=settings.database_connections
+    )
+
+
+def _must_be_migrated(status: migrations.Status) -> None:
+    if status.is_newer:
+        raise SettingsError(
+            f"The database is at migration {status.current}, which this program does not know: "
+            "start the newer tillsync-service."
+        )
+    if status.pending:
+        raise SettingsError(
+            f"The database lacks migrations {', '.join(status.pending)}: run "
+            "`tillsync-service migrate up` with TILLSYNC_MIGRATION_URL set to the owner's login."
+        )

@@ -1,0 +1,137 @@
+"""The service's settings: environment variables TILLSYNC_*, read once, frozen."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tillsync_service.foundation import limits
+from tillsync_service.foundation.embedded import default_data_dir
+
+PREFIX = "TILLSYNC_"
+# Variables of this prefix that belong to others.
+_NOT_OURS = ("TILLSYNC_AGENT_", "TILLSYNC_TEST_")
+# What the operator's own commands read (cli.py); known here so that they count as spelt right.
+CLIENT_SETTINGS = ("service_address", "operator_token", "ca_file")
+
+_LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:")
+
+
+class SettingsError(ValueError):
+    """A setting is wrong or missing: one line that names it and says what to do."""
+
+
+class Settings(BaseSettings):
+    """Every field is the environment variable TILLSYNC_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL 15 or newer, postgresql://login:password@host/database. "
+        "Unset: an embedded PostgreSQL in data_dir.",
+    )
+    migration_url: SecretStr | None = Field(
+        None, description="Where `migrate` logs in, as the owner of the tables. Unset: database_url."
+    )
+    database_connections: int = Field(
+        limits.POOL_CONNECTIONS, ge=2, le=100, description="Connections this replica opens at most."
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="Where the embedded PostgreSQL and its signing keys live. "
+        "Unset: the user's data folder, or /var/lib/tillsync for root.",
+    )
+    listen: str = Field(
+        "127.0.0.1:7070", description="Address and port of the gRPC server; port 0 picks one."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM chain of the server; reloaded when the file changes."
+    )
+    tls_key: Path | None = Field(None, description="PEM key of tls_certificate.")
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Listen without TLS beyond this machine, behind something that ends TLS.",
+    )
+    signing_keys: Path | None = Field(
+        None,
+        description="JWKS file with the Ed25519 keys that sign tokens (`tillsync-service keys new`). "
+        "Unset: one is made in data_dir, with the embedded PostgreSQL only.",
+    )
+    access_token_seconds: int = Field(
+        limits.ACCESS_TOKEN_SECONDS, ge=60, le=86_400, description="How long a device's token is good."
+    )
+    stop_grace_seconds: float = Field(
+        20.0, ge=0, le=600, description="How long a stop waits for calls that are under way."
+    )
+    group_commit: bool = Field(
+        default=True, description="Off gives every call its own transaction: for measuring only."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe level that is logged."
+    )
+    log_format: Literal["json", "text"] = Field("json", description="How log lines look.")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TILLSYNC_TLS_CERTIFICATE and TILLSYNC_TLS_KEY go together: set both.")
+        if not self.tls_certificate and not self.allow_plaintext and not self.is_loopback:
+            raise ValueError(
+                f"TILLSYNC_LISTEN is {self.listen}: beyond this machine set "
+                "TILLSYNC_TLS_CERTIFICATE and TILLSYNC_TLS_KEY, or TILLSYNC_ALLOW_PLAINTEXT=true "
+                "behind something that ends TLS."
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.listen.startswith(_LOOPBACK)
+
+    @property
+    def folder(self) -> Path:
+        """Where the embedded PostgreSQL and its keys live."""
+        return self.data_dir or default_data_dir()
+
+    @property
+    def signing_keys_file(self) -> Path:
+        """Where the signing keys are. Raises SettingsError when nobody said."""
+        if self.signing_keys:
+            return self.signing_keys
+        if self.database_url:
+            raise SettingsError(
+                "TILLSYNC_SIGNING_KEYS is missing: with TILLSYNC_DATABASE_URL set, name the file "
+                "that `tillsync-service keys new FILE` made."
+            )
+        return self.folder / "signing-keys.json"
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings. Raises SettingsError with one line about the first thing that is wrong."""
+    _refuse_misspelt(os.environ if environment is None else environment)
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment supplies the fields
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    # pydantic-settings passes over an unknown variable, and a misspelt limit is then no limit.
+    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *CLIENT_SETTINGS)]
+    for name in environment:
+        if name.startswith(PREFIX) and not name.startswith(_NOT_OURS) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{name} is not a setting of tillsync-service.{hint}")
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    return f"{PREFIX}{str(first['loc'][0]).upper()}: {message}"

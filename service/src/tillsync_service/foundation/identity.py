@@ -1,0 +1,55 @@
+"""Who is calling: set once per request by the doorkeeper, read by whoever needs it."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from uuid import UUID
+
+from tillsync_service.foundation.errors import PermissionDenied
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A store device. `suspect`: its secret is in two hands, so only sales are taken."""
+
+    tenant_id: UUID
+    store_id: UUID
+    device_id: UUID
+    suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A person or tool of the operator's. `tenant_id` None: every tenant."""
+
+    tenant_id: UUID | None = None
+
+    def must_manage(self, tenant_id: UUID | None) -> None:
+        """Raises PermissionDenied unless this operator may act on `tenant_id` (None: on all)."""
+        if self.tenant_id is not None and self.tenant_id != tenant_id:
+            raise PermissionDenied("This operator token is limited to another tenant.")
+
+
+Caller = Device | Operator
+
+_current: ContextVar[Caller] = ContextVar("tillsync_caller")
+
+
+def assume(caller: Caller) -> None:
+    """Makes `caller` the current one for the rest of this request."""
+    _current.set(caller)
+
+
+def current_device() -> Device:
+    """The calling device. The doorkeeper has let nobody else in."""
+    caller = _current.get()
+    if not isinstance(caller, Device):
+        raise PermissionDenied("This call is for store devices.")
+    return caller
+
+
+def current_operator() -> Operator:
+    """The calling operator. The doorkeeper has let nobody else in."""
+    caller = _current.get()
+    if not isinstance(caller, Operator):
+        raise PermissionDenied("This call is for operators.")
+    return caller

@@ -1,0 +1,48 @@
+"""Every bound of the service, by name. Units are in the names."""
+
+# The contract's own bounds (protos/tillsync/v1): a change here is a change there.
+MAX_BATCH_EVENTS = 1_000
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+MAX_KEY_CHARACTERS = 200
+MAX_TYPE_URL_CHARACTERS = 200
+MAX_AMOUNTS = 16
+MAX_CURRENCY_CHARACTERS = 12
+MAX_TRACEPARENT_CHARACTERS = 55
+CLOCK_PLAUSIBLE_SECONDS = 366 * 86_400
+
+MAX_NAME_CHARACTERS = 200
+MAX_DEVICE_NAME_CHARACTERS = 100
+MAX_STORE_CODE_CHARACTERS = 50
+MAX_PAGE_SIZE = 1_000
+DEFAULT_PAGE_SIZE = 100
+MAX_CODE_VALID_SECONDS = 30 * 86_400
+DEFAULT_CODE_VALID_SECONDS = 86_400
+
+# Group commit: a transaction takes at most this many events of one tenant; a tenant may have this
+# many waiting before callers hear RESOURCE_EXHAUSTED.
+MAX_GROUP_EVENTS = 1_000
+MAX_WAITING_EVENTS = 50_000
+# The second group waits at the head row while the first writes; a third would only hold one of the
+# pool's connections.
+MAX_GROUPS_PER_TENANT = 2
+
+# Tokens.
+ACCESS_TOKEN_SECONDS = 15 * 60
+MAX_CACHED_TOKENS = 20_000
+STANDING_REFRESH_SECONDS = 1.0
+STANDING_STALE_SECONDS = 2.0
+
+# The database. The server gives up a lock or a statement before the client gives up waiting.
+CONNECT_SECONDS = 0.8
+LOCK_TIMEOUT_MS = 5_000
+STATEMENT_TIMEOUT_MS = 15_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
+TCP_USER_TIMEOUT_MS = 10_000
+COMMAND_SECONDS = 20.0
+POOL_CONNECTIONS = 10
+
+# Links to devices: a silent peer is noticed after time + timeout.
+KEEPALIVE_TIME_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+MIN_PING_INTERVAL_MS = 10_000

@@ -1,0 +1,172 @@
+"""Group commit: concurrent callers of one tenant share a transaction.
+
+While one group is on its way, the next gathers, with no timer. A group that is full does not wait
+for the one before it: it queues at the tenant's head row, in Postgres. Each caller gets its own
+verdicts. Where Postgres refuses data, the group is split by caller and then in halves until the
+culprit is alone. A caller that hangs up changes nothing for the others.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from tillsync_service.foundation import limits
+from tillsync_service.foundation.db import DataRefused
+from tillsync_service.foundation.errors import Overloaded
+from tillsync_service.ingest.examine import NOT_STORABLE, Candidate, Refusal
+from tillsync_service.ingest.store import Receipt
+
+log = structlog.get_logger(__name__)
+
+Batch = Sequence[Candidate | Refusal]
+
+
+class Store(Protocol):
+    """Where a group goes; see IngestStore.commit."""
+
+    async def commit(self, tenant_id: UUID, examined: Batch) -> Receipt: ...
+
+
+@dataclass(slots=True)
+class _Submission:
+    batch: Batch
+    answer: asyncio.Future[Receipt]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits and what is on its way for one tenant."""
+
+    waiting: deque[_Submission] = field(default_factory=deque)
+    waiting_events: int = 0
+    groups: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def add(self, submission: _Submission) -> None:
+        self.waiting.append(submission)
+        self.waiting_events += len(submission.batch)
+
+    def take(self, max_events: int) -> list[_Submission]:
+        """The oldest submissions: at least one, and up to `max_events` together."""
+        group: list[_Submission] = []
+        events = 0
+        while self.waiting and (not group or events + len(self.waiting[0].batch) <= max_events):
+            group.append(self.waiting.popleft())
+            events += len(group[-1].batch)
+        self.waiting_events -= events
+        return group
+
+
+class GroupCommit:
+    """One per process. `max_group_events` 1 turns grouping off, which is for measuring only."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_group_events: int = limits.MAX_GROUP_EVENTS,
+        max_groups_per_tenant: int = limits.MAX_GROUPS_PER_TENANT,
+        max_waiting_events: int = limits.MAX_WAITING_EVENTS,
+    ) -> None:
+        self._store = store
+        self._max_group_events = max_group_events
+        self._max_groups_per_tenant = max_groups_per_tenant
+        self._max_waiting_events = max_waiting_events
+        self._lanes: dict[UUID, _Lane] = {}
+
+    async def submit(self, tenant_id: UUID, batch: Batch) -> Receipt:
+        """Stores the batch, in one transaction with those of other callers, and returns its own
+        verdicts. Raises Overloaded when too much waits already, and what IngestStore.commit
+        raises, save DataRefused: that becomes the verdict of the event at fault.
+        """
+        lane = self._lanes.setdefault(tenant_id, _Lane())
+        if lane.waiting_events + len(batch) > self._max_waiting_events:
+            raise Overloaded("More events of this tenant wait than the service takes on.")
+        submission = _Submission(batch, asyncio.get_running_loop().create_future())
+        lane.add(submission)
+        self._start_groups(tenant_id, lane)
+        return await submission.answer
+
+    async def drain(self) -> None:
+        """Returns when nothing is on its way any more. Keeping new calls out is up to the caller."""
+        while groups := [group for lane in self._lanes.values() for group in lane.groups]:
+            await asyncio.wait(groups)
+
+    def _start_groups(self, tenant_id: UUID, lane: _Lane) -> None:
+        while lane.waiting and (
+            not lane.groups
+            or (
+                lane.waiting_events >= self._max_group_events
+                and len(lane.groups) < self._max_groups_per_tenant
+            )
+        ):
+            group = lane.take(self._max_group_events)
+            task = asyncio.create_task(self._commit(tenant_id, group))
+            lane.groups.add(task)
+            task.add_done_callback(lambda done: self._group_done(tenant_id, lane, done))
+
+    def _group_done(self, tenant_id: UUID, lane: _Lane, done: asyncio.Task[None]) -> None:
+        lane.groups.discard(done)
+        self._start_groups(tenant_id, lane)
+        if not lane.groups:
+            self._lanes.pop(tenant_id, None)
+
+    async def _commit(self, tenant_id: UUID, group: list[_Submission]) -> None:
+        """Answers every submission of the group, whatever happens."""
+        try:
+            receipt = await self._store.commit(tenant_id, [e for s in group for e in s.batch])
+        except DataRefused:
+            for submission in group:
+                await self._commit_alone(tenant_id, submission)
+        except Exception as error:  # noqa: BLE001  # each caller meets it at its own await
+            for submission in group:
+                _fail(submission, error)
+        else:
+            verdicts = iter(receipt.verdicts)
+            for submission in group:
+                own = [next(verdicts) for _ in submission.batch]
+                _succeed(submission, Receipt(receipt.history_id, own))
+
+    async def _commit_alone(self, tenant_id: UUID, submission: _Submission) -> None:
+        try:
+            _succeed(submission, await self._commit_in_parts(tenant_id, submission.batch))
+        except Exception as error:  # noqa: BLE001  # as above
+            _fail(submission, error)
+
+    async def _commit_in_parts(self, tenant_id: UUID, batch: Batch) -> Receipt:
+        """The batch in as few transactions as leave each refused event alone in its own."""
+        try:
+            return await self._store.commit(tenant_id, batch)
+        except DataRefused as refused:
+            if len(batch) == 1:
+                log.warning("event_refused_by_database", sqlstate=refused.sqlstate)
+                return await self._store.commit(tenant_id, [_as_refusal(batch[0])])
+        middle = len(batch) // 2
+        first = await self._commit_in_parts(tenant_id, batch[:middle])
+        second = await self._commit_in_parts(tenant_id, batch[middle:])
+        return Receipt(second.history_id, first.verdicts + second.verdicts)
+
+
+def _as_refusal(event: Candidate | Refusal) -> Refusal:
+    return Refusal(
+        event.device_id,
+        event.outbox_epoch,
+        event.device_sequence,
+        NOT_STORABLE,
+        "",
+        "The database cannot hold this event.",
+    )
+
+
+def _succeed(submission: _Submission, receipt: Receipt) -> None:
+    if not submission.answer.done():  # its caller hung up
+        submission.answer.set_result(receipt)
+
+
+def _fail(submission: _Submission, error: Exception) -> None:
+    if not submission.answer.done():
+        submission.answer.set_exception(error)

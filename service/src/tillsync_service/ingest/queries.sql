@@ -1,0 +1,83 @@
+-- The statements of ingest. $1 is always the tenant, and the caller holds its head row (the order
+-- rule): nothing of this tenant changes between one statement and the next.
+
+-- name: head_and_holders
+-- The head, and who holds those of the keys that are taken: one row at least. A statement of its
+-- own after the lock, because only a snapshot taken after the lock was granted sees what the
+-- holder before us committed. Served by event_key's primary key.
+SELECT h.position AS head, h.history_id, k.key, k.position, k.digest
+FROM tillsync.tenant_head h
+LEFT JOIN tillsync.event_key k ON k.tenant_id = $1 AND k.key = ANY ($2::text[])
+WHERE h.tenant_id = $1 AND h.stream = 'event'
+
+-- name: seen_sequences
+-- Which of the presented numbers were presented before: the intersection only, because the whole
+-- set of a damaged device may be large. Served by device_progress's primary key.
+SELECT p.device_id, p.outbox_epoch, p.sequences * presented.sequences AS sequences
+FROM unnest($2::uuid[], $3::bigint[], $4::text[]::int8multirange[])
+    AS presented (device_id, outbox_epoch, sequences)
+JOIN tillsync.device_progress p
+    ON p.tenant_id = $1
+    AND p.device_id = presented.device_id
+    AND p.outbox_epoch = presented.outbox_epoch
+
+-- name: write
+-- The ledger, the history, the books, the progress and the head in one round trip. A key that is
+-- taken would be an error: head_and_holders has looked under the same lock. The divisor is 2^128.
+WITH ledger AS (
+    INSERT INTO tillsync.event_key (tenant_id, key, position, digest)
+    SELECT $1, e.* FROM unnest($4::text[], $3::bigint[], $5::bytea[]) AS e
+), history AS (
+    INSERT INTO tillsync.event (
+        tenant_id, position, key, store_id, device_id, outbox_epoch, device_sequence, occurred_at,
+        business_day, clock_offset_ms, flags, type_url, body, amounts, traceparent
+    )
+    SELECT $1, e.*
+    FROM unnest(
+        $3::bigint[], $4::text[], $6::uuid[], $7::uuid[], $8::bigint[], $9::bigint[],
+        $10::timestamptz[], $11::date[], $12::bigint[], $13::integer[], $14::text[], $15::bytea[],
+        $16::text[]::jsonb[], $17::text[]
+    ) AS e
+), books AS (
+    INSERT INTO tillsync.device_day AS d (
+        tenant_id, device_id, business_day, currency, event_count, amount_minor, digest_sum
+    )
+    SELECT $1, total.*
+    FROM unnest(
+        $18::uuid[], $19::date[], $20::text[], $21::bigint[],
+        $22::text[]::numeric[], $23::text[]::numeric[]
+    ) AS total
+    ON CONFLICT (tenant_id, device_id, business_day, currency) DO UPDATE
+    SET event_count = d.event_count + excluded.event_count,
+        amount_minor = d.amount_minor + excluded.amount_minor,
+        digest_sum = mod(
+            d.digest_sum + excluded.digest_sum, 340282366920938463463374607431768211456
+        )
+), progress AS (
+    INSERT INTO tillsync.device_progress AS p (tenant_id, device_id, outbox_epoch, sequences)
+    SELECT $1, presented.*
+    FROM unnest($24::uuid[], $25::bigint[], $26::text[]::int8multirange[]) AS presented
+    ON CONFLICT (tenant_id, device_id, outbox_epoch) DO UPDATE
+    SET sequences = p.sequences + excluded.sequences, changed_at = now()
+)
+UPDATE tillsync.tenant_head
+SET position = $2
+WHERE tenant_id = $1 AND stream = 'event'
+
+-- name: quarantine
+-- The same conflicting event may be offered for ever; it is kept once.
+INSERT INTO tillsync.quarantine (
+    tenant_id, key, digest, held_position, store_id, device_id, envelope
+)
+SELECT $1, q.*
+FROM unnest($2::text[], $3::bytea[], $4::bigint[], $5::uuid[], $6::uuid[], $7::bytea[]) AS q
+ON CONFLICT DO NOTHING
+
+-- name: reject
+-- The same refused event may be offered for ever; it is explained once.
+INSERT INTO tillsync.rejection (
+    tenant_id, device_id, outbox_epoch, device_sequence, reason, field
+)
+SELECT $1, r.*
+FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS r
+ON CONFLICT DO NOTHING

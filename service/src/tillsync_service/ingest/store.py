@@ -1,0 +1,172 @@
+"""The ingest transaction: lock the head, compare, judge, write, commit."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from tillsync.v1.error_reason_pb2 import ErrorReason
+from tillsync_service.foundation.db import Database, Row, Transaction, statements
+from tillsync_service.foundation.errors import NotFound
+from tillsync_service.ingest.examine import Candidate, Refusal
+from tillsync_service.ingest.verdicts import (
+    Holder,
+    Judgement,
+    Outbox,
+    Ranges,
+    Verdict,
+    judge,
+    presented,
+)
+
+_SQL = statements("tillsync_service.ingest")
+
+# Rides in the opening round trip; such a statement takes no arguments, hence the literal.
+_LOCK_HEAD = (
+    "SELECT FROM tillsync.tenant_head WHERE tenant_id = '{tenant}' AND stream = 'event' FOR UPDATE"
+)
+
+_EVENT_COLUMNS = 15
+_BOOK_COLUMNS = 6
+_PROGRESS_COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One verdict per event, in order, and the history that their positions belong to."""
+
+    history_id: str
+    verdicts: list[Verdict]
+
+
+class IngestStore:
+    """The only writer of the ledger and the history."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def commit(self, tenant_id: UUID, examined: Sequence[Candidate | Refusal]) -> Receipt:
+        """Stores a group of one tenant's events in one transaction and returns what became of
+        each. Raises DataRefused when Postgres refuses one of them, and nothing was stored;
+        Unavailable when nothing is known to be stored; NotFound for a tenant that is gone.
+        """
+        lock = _LOCK_HEAD.format(tenant=tenant_id)
+        async with self._database.transaction(tenant_id, then=lock) as transaction:
+            rows = await _head_and_holders(transaction, tenant_id, examined)
+            judgement = judge(
+                examined,
+                head=rows[0]["head"],
+                held=_held(rows),
+                seen=await _seen(transaction, tenant_id, presented(examined)),
+            )
+            await _write(transaction, tenant_id, judgement)
+        return Receipt(str(rows[0]["history_id"]), judgement.verdicts)
+
+
+async def _head_and_holders(
+    transaction: Transaction, tenant_id: UUID, examined: Iterable[Candidate | Refusal]
+) -> list[Row]:
+    keys = [event.key for event in examined if isinstance(event, Candidate)]
+    rows = await transaction.fetch(_SQL["head_and_holders"], tenant_id, keys)
+    if not rows:
+        raise NotFound("The tenant is gone.", reason=ErrorReason.ERROR_REASON_TENANT_GONE)
+    return rows
+
+
+def _held(rows: Iterable[Row]) -> dict[str, Holder]:
+    return {
+        row["key"]: Holder(row["position"], row["digest"]) for row in rows if row["key"] is not None
+    }
+
+
+async def _seen(
+    transaction: Transaction, tenant_id: UUID, numbers: Mapping[Outbox, Ranges]
+) -> dict[Outbox, Ranges]:
+    if not numbers:
+        return {}
+    rows = await transaction.fetch(
+        _SQL["seen_sequences"], tenant_id, *_columns(_progress_rows(numbers), _PROGRESS_COLUMNS)
+    )
+    return {
+        (row["device_id"], row["outbox_epoch"]): tuple(
+            (part.lower, part.upper) for part in row["sequences"]
+        )
+        for row in rows
+    }
+
+
+async def _write(transaction: Transaction, tenant_id: UUID, judgement: Judgement) -> None:
+    """Each statement only where it has something to do: a retry finds nothing but duplicates."""
+    if judgement.stored or judgement.progress:
+        await transaction.execute(
+            _SQL["write"],
+            tenant_id,
+            judgement.head,
+            *_columns(map(_event_row, judgement.stored), _EVENT_COLUMNS),
+            *_columns(_book_rows(judgement), _BOOK_COLUMNS),
+            *_columns(_progress_rows(judgement.progress), _PROGRESS_COLUMNS),
+        )
+    if judgement.quarantined:
+        rows = map(_quarantine_row, judgement.quarantined)
+        await transaction.execute(_SQL["quarantine"], tenant_id, *_columns(rows, 6))
+    if judgement.rejected:
+        refusals = (refusal[:5] for refusal in judgement.rejected)
+        await transaction.execute(_SQL["reject"], tenant_id, *_columns(refusals, 5))
+
+
+def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
+    """Rows as the arrays that unnest() takes: `width` of them, also when there is no row."""
+    return list(zip(*rows, strict=True)) or [()] * width
+
+
+def _event_row(stored: tuple[int, int, Candidate]) -> tuple[Any, ...]:
+    position, flags, event = stored
+    return (
+        position,
+        event.key,
+        event.digest,
+        event.store_id,
+        event.device_id,
+        event.outbox_epoch,
+        event.device_sequence,
+        event.occurred_at,
+        event.business_day,
+        event.clock_offset_ms,
+        flags,
+        event.type_url,
+        event.body,
+        _amounts_json(event.amounts),
+        event.traceparent,
+    )
+
+
+def _book_rows(judgement: Judgement) -> list[tuple[Any, ...]]:
+    return [
+        (*day, total.event_count, str(total.amount_minor), str(total.digest_sum))
+        for day, total in judgement.days.items()
+    ]
+
+
+def _progress_rows(progress: Mapping[Outbox, Ranges]) -> list[tuple[UUID, int, str]]:
+    return [(*outbox, _multirange(ranges)) for outbox, ranges in progress.items()]
+
+
+def _quarantine_row(quarantined: tuple[int, Candidate]) -> tuple[Any, ...]:
+    held_position, event = quarantined
+    envelope = event.source.SerializeToString()
+    return (event.key, event.digest, held_position, event.store_id, event.device_id, envelope)
+
+
+def _multirange(ranges: Ranges) -> str:
+    return "{" + ",".join(f"[{first},{end})" for first, end in ranges) + "}"
+
+
+def _amounts_json(amounts: Mapping[str, int]) -> str:
+    return "{" + ",".join(f"{_quoted(name)}:{minor}" for name, minor in amounts.items()) + "}"
+
+
+@lru_cache(maxsize=1024)
+def _quoted(currency: str) -> str:
+    return json.dumps(currency)

@@ -1,0 +1,41 @@
+import asyncio
+
+import pytest
+from support.postgres import running_server
+from tillsync_service.foundation.db import Database
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running Postgres with a migrated template database."""
+    with running_server() as server:
+        asyncio.run(server.make_template())
+        yield server
+
+
+@pytest.fixture
+async def database_name(postgres):
+    """A migrated database of the test's own."""
+    name = await postgres.make_database()
+    yield name
+    await postgres.drop_database(name)
+
+
+@pytest.fixture
+def database_url(postgres, database_name):
+    """Where the service logs in."""
+    return postgres.serving_url(database_name)
+
+
+@pytest.fixture
+def admin_database_url(postgres, database_name):
+    """Where the migrator logs in: sees every tenant's rows."""
+    return postgres.admin_url(database_name)
+
+
+@pytest.fixture
+async def database(database_url):
+    """The serving pool."""
+    database = await Database.connect(database_url)
+    yield database
+    await database.close()

@@ -1,0 +1,238 @@
+"""A small real gRPC server that speaks the contract's device side, and misbehaves on request.
+
+It stores in memory by the contract's rules (dedup by key and body, gapless positions); `script` holds
+what to do with the next batches, first to last; an empty script means behaving well.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from tillsync.v1 import device_service_pb2, event_pb2, ingest_service_pb2
+
+Context = grpc.aio.ServicerContext
+# Gets the parsed batch, gives the serialized answer, or aborts.
+Behaviour = Callable[
+    ["ScriptedService", ingest_service_pb2.IngestStreamRequest, Context], Awaitable[bytes]
+]
+DEVICE_ID = "0191d0a0-0000-7000-8000-00000000d001"
+STORE_ID = "0191d0a0-0000-7000-8000-000000005001"
+TENANT_ID = "0191d0a0-0000-7000-8000-00000000a001"
+
+
+def fails(
+    code: grpc.StatusCode,
+    details: str = "",
+    *,
+    reason: str = "",
+    pushback_ms: int | None = None,
+    stored: bool = False,
+) -> Behaviour:
+    """Answers the batch with a status; `stored`: after having stored it, as a lost commit does."""
+
+    async def behave(service, request, context):
+        if stored:
+            service.store(request.events)
+        metadata = []
+        if reason:
+            metadata.append(("tillsync-reason", reason))
+        if pushback_ms is not None:
+            metadata.append(("grpc-retry-pushback-ms", str(pushback_ms)))
+        await context.abort(code, details, tuple(metadata))
+
+    return behave
+
+
+def says(raw: bytes) -> Behaviour:
+    """Answers with these very bytes."""
+
+    async def behave(service, request, context):
+        return raw
+
+    return behave
+
+
+def changed(change: Callable[[ingest_service_pb2.IngestStreamResponse], None]) -> Behaviour:
+    """Stores the batch and answers, after `change` has had its way with the answer."""
+
+    async def behave(service, request, context):
+        response = service.answer(request.events)
+        change(response)
+        return response.SerializeToString()
+
+    return behave
+
+
+async def hangs(service, request, context):
+    """Never answers; ends when the caller hangs up."""
+    await asyncio.Event().wait()
+
+
+async def behaves(service, request, context):
+    """Stores and answers by the contract."""
+    return service.answer(request.events).SerializeToString()
+
+
+@dataclass
+class ScriptedService:
+    """Use as an async context manager; `address` is good inside."""
+
+    script: deque[Behaviour] = field(default_factory=deque)
+    always: Behaviour = behaves
+    """What to do when the script is empty."""
+    token_failures: deque[tuple[grpc.StatusCode, str, str]] = field(default_factory=deque)
+    """(code, details, reason) for the next IssueToken calls."""
+    token_seconds: float = 600.0
+    suspect: bool = False
+    history_id: str = "history-1"
+    clock_ahead_seconds: float = 0.0
+    port: int = 0
+    credentials: grpc.ServerCredentials | None = None
+    stored: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """Key to (position, digest)."""
+    sequences: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(epoch, sequence) to the key that used it first."""
+    quarantine: list[str] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
+    """The keys of every batch that arrived, whatever became of it."""
+    secrets: set[bytes] = field(default_factory=set)
+    """Hashes of the refresh secrets that open the door."""
+    proposals: list[bytes] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    check_secrets: bool = True
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> "ScriptedService":
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            )
+        )
+        self._server.add_generic_rpc_handlers((self._ingest_handlers(), self._device_handlers()))
+        at = f"127.0.0.1:{self.port}"
+        self.port = (
+            self._server.add_secure_port(at, self.credentials)
+            if self.credentials
+            else self._server.add_insecure_port(at)
+        )
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._server.stop(grace=None)
+
+    def store(self, events) -> list[event_pb2.Verdict]:
+        return [self._verdict(event) for event in events]
+
+    def answer(self, events) -> ingest_service_pb2.IngestStreamResponse:
+        served_at = Timestamp()
+        served_at.FromNanoseconds(int((time.time() + self.clock_ahead_seconds) * 1e9))
+        return ingest_service_pb2.IngestStreamResponse(
+            verdicts=self.store(events), history_id=self.history_id, served_at=served_at
+        )
+
+    def _verdict(self, event) -> event_pb2.Verdict:
+        body = event.body.type_url.encode() + b"\0" + event.body.value
+        digest = hashlib.sha256(body).digest()[:16]
+        position, known = self.stored.get(event.key, (0, b""))
+        if position and known == digest:
+            return event_pb2.Verdict(outcome=event_pb2.OUTCOME_DUPLICATE, position=position)
+        if position:
+            self.quarantine.append(event.key)
+            refusal = event_pb2.Refusal(reason="KEY_CONFLICT", field="key", description="taken")
+            return event_pb2.Verdict(
+                outcome=event_pb2.OUTCOME_CONFLICT, position=position, refusal=refusal
+            )
+        verdict = event_pb2.Verdict(
+            outcome=event_pb2.OUTCOME_ACCEPTED, position=len(self.stored) + 1
+        )
+        self.stored[event.key] = (verdict.position, digest)
+        number = (event.outbox_epoch, event.device_sequence)
+        if self.sequences.setdefault(number, event.key) != event.key:
+            verdict.flags.append(event_pb2.EVENT_FLAG_FORKED)
+        return verdict
+
+    async def _ingest_stream(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        await self._check_token(context)
+        async for raw in requests:
+            request = ingest_service_pb2.IngestStreamRequest.FromString(raw)
+            self.batches.append([event.key for event in request.events])
+            behave = self.script.popleft() if self.script else self.always
+            yield await behave(self, request, context)
+
+    async def _check_token(self, context: Context) -> None:
+        shown = dict(context.invocation_metadata()).get("authorization", "")
+        if shown.removeprefix("Bearer ") not in self.tokens:
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, "no", (("tillsync-reason", "TOKEN_INVALID"),)
+            )
+
+    async def _issue_token(self, request, context: Context):
+        if self.token_failures:
+            code, details, reason = self.token_failures.popleft()
+            await context.abort(code, details, (("tillsync-reason", reason),) if reason else ())
+        if self.check_secrets and _hash(request.refresh_secret) not in self.secrets:
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, "?", (("tillsync-reason", "SECRET_UNKNOWN"),)
+            )
+        if request.next_refresh_secret_hash:
+            self.proposals.append(request.next_refresh_secret_hash)
+            self.secrets = {_hash(request.refresh_secret), request.next_refresh_secret_hash}
+        self.tokens.append(f"token-{len(self.tokens) + 1}")
+        response = device_service_pb2.IssueTokenResponse(
+            access_token=self.tokens[-1], suspect=self.suspect
+        )
+        response.expires_in.FromMilliseconds(int(self.token_seconds * 1000))
+        return response
+
+    async def _enroll(self, request, context: Context):
+        if request.code == "USED":
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "the code was used by another device",
+                (("tillsync-reason", "CODE_USED"),),
+            )
+        self.secrets.add(request.refresh_secret_hash)
+        return device_service_pb2.EnrollResponse(
+            device_id=DEVICE_ID, store_id=STORE_ID, tenant_id=TENANT_ID, store_name="Harbour"
+        )
+
+    def _ingest_handlers(self):
+        return grpc.method_handlers_generic_handler(
+            "tillsync.v1.IngestService",
+            {"IngestStream": grpc.stream_stream_rpc_method_handler(self._ingest_stream)},
+        )
+
+    def _device_handlers(self):
+        pb = device_service_pb2
+        return grpc.method_handlers_generic_handler(
+            "tillsync.v1.DeviceService",
+            {
+                "IssueToken": grpc.unary_unary_rpc_method_handler(
+                    self._issue_token,
+                    request_deserializer=pb.IssueTokenRequest.FromString,
+                    response_serializer=pb.IssueTokenResponse.SerializeToString,
+                ),
+                "Enroll": grpc.unary_unary_rpc_method_handler(
+                    self._enroll,
+                    request_deserializer=pb.EnrollRequest.FromString,
+                    response_serializer=pb.EnrollResponse.SerializeToString,
+                ),
+            },
+        )
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
