@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from support.postgres import running_server
 from tillsync_service.foundation.db import Database
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
-from tillsync_service.foundation import migrations
 
+from tillsync_service.foundation import migrations
 
 TEMPLATE = "tillsync_template"
 
@@ -68,6 +68,7 @@ def running_server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tillsync-test-"))
     folder.chmod(0o755)  # the server may run as another account, which must get through here
     from tillsync_service.foundation.embedded import EmbeddedPostgres
+
     embedded = EmbeddedPostgres(folder / "data")
     asyncio.run(embedded.start())
     try:

@@ -26,7 +26,7 @@ class AgentNote:
 
     @classmethod
     def parse(cls, text: str) -> "AgentNote":
-        """The note in `text`; what cannot be read is left at its default, for `status` must work."""
+        """The note in `text`; what cannot be read stays at its default: `status` must work."""
         try:
             held = json.loads(text or "{}")
         except ValueError:

@@ -1,4 +1,4 @@
-# ruff: noqa: D301 -- click wants a real backspace, which keeps it from wrapping an example
+
 """tillsync-agent: the agent's command line.
 
 Exit codes, the same for every command:
@@ -29,6 +29,7 @@ from tillsync_agent import config, link, status
 from tillsync_agent.agent import Agent, Drained, watch
 from tillsync_agent.agentnote import NOTE_NAME, AgentNote
 from tillsync_agent.config import Settings
+from tillsync_agent.entries import DeadLetter
 from tillsync_agent.errors import (
     AgentError,
     EnrolmentRefused,
@@ -37,7 +38,7 @@ from tillsync_agent.errors import (
     OutboxUnavailable,
 )
 from tillsync_agent.export import write_export
-from tillsync_agent.outbox import DeadLetter, Outbox
+from tillsync_agent.outbox import Outbox
 from tillsync_agent.progress import shown_progress
 from tillsync_agent.refresh_secret import RefreshSecret
 
@@ -324,11 +325,9 @@ def _letter(letter: DeadLetter) -> dict[str, object]:
         "description": letter.description,
         "epoch": letter.epoch,
         "sequence": letter.sequence,
-        "recorded_at": letter.recorded_at.isoformat(timespec="seconds"),
     }
 
 
 def _letter_line(letter: DeadLetter) -> str:
-    when = letter.recorded_at.isoformat(timespec="seconds")
     why = " ".join(part for part in (letter.reason, letter.field, letter.description) if part)
-    return f"{when}  {letter.outcome}  {letter.key}  {why}"
+    return f"{letter.outcome}  {letter.key}  #{letter.sequence}  {why}"

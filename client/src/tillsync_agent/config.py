@@ -124,7 +124,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[object, str
     }
 
 
-def _checked(name: str, value: object, where: str) -> Any:  # noqa: ANN401 - of the setting's own type
+def _checked(name: str, value: object, where: str) -> Any:
     default = _DEFAULTS.get(name)
     if default is None:
         near = difflib.get_close_matches(name, _DEFAULTS, n=1)

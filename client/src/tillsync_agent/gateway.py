@@ -2,8 +2,9 @@
 
 It is store-and-forward behind the very contract that head office speaks: an event is in the
 outbox, durably, when its verdict QUEUED is sent. What the service would refuse for ever is REJECTED
-here, by the same rules and for that event alone. Callers show the token in the file `gateway.token`, which
-only the user who runs the agent can read: any program of the machine can open a local port.
+here, by the same rules and for that event alone. Callers show the token in the file
+`gateway.token`, which only the user who runs the agent can read: any program of the machine can
+open a local port.
 """
 
 import asyncio

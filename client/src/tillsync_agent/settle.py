@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tillsync_agent.answers import Answer, Failure, Verdict
-from tillsync_agent.outbox import Settlement
+from tillsync_agent.entries import Settlement
 
 # How often a device that was told to go away asks whether that still holds.
 SLOW_PROBE_SECONDS = 300.0

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
-from tillsync_agent.outbox import Summary
+from tillsync_agent.entries import Summary
 
 # A smaller difference between two clocks is nobody's concern.
 OFFSET_WORTH_SAYING_SECONDS = 120.0

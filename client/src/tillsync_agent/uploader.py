@@ -18,11 +18,12 @@ from tillsync_agent.agentnote import NOTE_NAME, AgentNote
 from tillsync_agent.answers import Answer, CallFailed, Failure
 from tillsync_agent.backoff import Backoff
 from tillsync_agent.config import Settings
+from tillsync_agent.entries import Waiting
 from tillsync_agent.envelope import epoch_of
 from tillsync_agent.errors import NotEnrolled, OutboxUnavailable
 from tillsync_agent.link import BatchStream, Link
 from tillsync_agent.linkstate import LinkState
-from tillsync_agent.outbox import Outbox, Waiting
+from tillsync_agent.outbox import Outbox
 from tillsync_agent.settle import Decision, Then
 
 _log = getLogger(__name__)

@@ -1,7 +1,8 @@
 """The composition root: the one module that knows everyone. Builds a service and stops it."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -21,7 +22,7 @@ from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_ser
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.config import Settings, SettingsError
-from tillsync_service.fleet.keys import KeyFile
+from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.standing import Standing
 from tillsync_service.fleet.store import FleetStore
@@ -29,7 +30,7 @@ from tillsync_service.fleet.tokens import TokenIssuer, TokenVerifier
 from tillsync_service.foundation import limits, migrations, tls
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
-from tillsync_service.foundation.embedded import EmbeddedPostgres
+from tillsync_service.foundation.embedded import SERVICE_USER, EmbeddedPostgres
 from tillsync_service.foundation.errors import ServiceError
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
@@ -89,31 +90,32 @@ class App:
 
     async def _start(self) -> None:
         settings = self._settings
-        keys = _keys(settings)
-        database = await self._open_database()
-        standing = Standing(database)
+        keys = signing_keys(settings)
+        database = await self._resources.enter_async_context(serving_database(settings))
+        fleet = FleetStore(database)
+        standing = Standing(fleet)
         await standing.refresh()
         self._background(standing.run())
 
         verifier = TokenVerifier(keys, standing, utc_now)
-        issuer = TokenIssuer(keys, utc_now, device_token_seconds=settings.access_token_seconds)
+        issuer = TokenIssuer(keys, utc_now)
         self._doorkeeper = Doorkeeper(verifier)
         self._group_commit = _group_commit(database, settings)
         self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
         add_IngestServiceServicer_to_server(
             IngestServicer(self._group_commit, utc_now), self._server
         )
-        add_DeviceServiceServicer_to_server(
-            DeviceServicer(FleetStore(database), issuer, utc_now), self._server
-        )
-        add_AdminServiceServicer_to_server(
-            AdminServicer(AdminStore(database), utc_now), self._server
-        )
+        add_DeviceServiceServicer_to_server(DeviceServicer(fleet, issuer), self._server)
+        add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), self._server)
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-             reflection.SERVICE_NAME), self._server
+            (
+                *SERVICES,
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            ),
+            self._server,
         )
         self._background(self._watch_readiness(database))
         self.port = self._bind()
@@ -145,24 +147,6 @@ class App:
             calls_cut=report.calls_cut,
         )
         return report
-
-    async def _open_database(self) -> Database:
-        url = await self._database_url()
-        database = await Database.connect(url, connections=self._settings.database_connections)
-        self._resources.push_async_callback(database.close)
-        return database
-
-    async def _database_url(self) -> str:
-        """Where the service logs in, on a database that is migrated."""
-        if self._settings.database_url:
-            url = self._settings.database_url.get_secret_value()
-            _must_be_migrated(await migrations.status(url))
-            return url
-        embedded = EmbeddedPostgres(self._settings.folder)
-        await self._resources.enter_async_context(embedded)
-        await migrations.upgrade(embedded.admin_url)
-        await migrations.grant_serving(embedded.admin_url, "tillsync_service")
-        return embedded.service_url
 
     def _bind(self) -> int:
         listen = self._settings.listen
@@ -212,12 +196,59 @@ _SERVER_OPTIONS = (
 )
 
 
-def _keys(settings: Settings) -> KeyFile:
+@asynccontextmanager
+async def serving_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database that `settings` name, migrated: a configured one is refused while migrations
+    are pending; the embedded one is started, unless it runs already, and migrated."""
+    async with AsyncExitStack() as resources:
+        database = await Database.connect(
+            await _serving_url(settings, resources), connections=settings.database_connections
+        )
+        resources.push_async_callback(database.close)
+        yield database
+
+
+async def _serving_url(settings: Settings, resources: AsyncExitStack) -> str:
+    if settings.database_url:
+        url = settings.database_url.get_secret_value()
+        _must_be_migrated(await migrations.status(url))
+        return url
+    embedded = EmbeddedPostgres(settings.folder / "postgres")
+    await resources.enter_async_context(embedded)
+    await migrations.upgrade(embedded.admin_url)
+    await migrations.grant_serving(embedded.admin_url, SERVICE_USER)
+    return embedded.service_url
+
+
+@asynccontextmanager
+async def database_beside(settings: Settings) -> AsyncIterator[Database]:
+    """The database of a service that may be running, for a command beside it."""
+    running = None
+    if not settings.database_url:
+        running = EmbeddedPostgres.running_urls(settings.folder / "postgres")
+    if running is None:
+        async with serving_database(settings) as database:
+            yield database
+        return
+    database = await Database.connect(running.service_url)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def signing_keys(settings: Settings) -> KeyFile:
+    """The keys that sign tokens; those beside the embedded database are made at first use."""
     path = settings.signing_keys_file
     if settings.signing_keys is None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        KeyFile.create(path)
+        create_key_file(path)
     return KeyFile(path)
+
+
+def token_issuer(settings: Settings) -> TokenIssuer:
+    """What signs tokens with this machine's keys."""
+    return TokenIssuer(signing_keys(settings), utc_now)
 
 
 def _group_commit(database: Database, settings: Settings) -> GroupCommit:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,7 +37,8 @@ class Settings(BaseSettings):
         "Unset: an embedded PostgreSQL in data_dir.",
     )
     migration_url: SecretStr | None = Field(
-        None, description="Where `migrate` logs in, as the owner of the tables. Unset: database_url."
+        None,
+        description="Where `migrate` logs in, as the owner of the tables. Unset: database_url.",
     )
     database_connections: int = Field(
         limits.POOL_CONNECTIONS, ge=2, le=100, description="Connections this replica opens at most."
@@ -59,11 +61,8 @@ class Settings(BaseSettings):
     )
     signing_keys: Path | None = Field(
         None,
-        description="JWKS file with the Ed25519 keys that sign tokens (`tillsync-service keys new`). "
+        description="JWKS file with the Ed25519 keys that sign tokens (made by `keys new`). "
         "Unset: one is made in data_dir, with the embedded PostgreSQL only.",
-    )
-    access_token_seconds: int = Field(
-        limits.ACCESS_TOKEN_SECONDS, ge=60, le=86_400, description="How long a device's token is good."
     )
     stop_grace_seconds: float = Field(
         20.0, ge=0, le=600, description="How long a stop waits for calls that are under way."
@@ -108,6 +107,11 @@ class Settings(BaseSettings):
                 "that `tillsync-service keys new FILE` made."
             )
         return self.folder / "signing-keys.json"
+
+
+def login_of(url: str) -> str | None:
+    """The login that a database URL names."""
+    return urlsplit(url).username
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

@@ -177,9 +177,9 @@ class _Visit:
                 yield
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # noqa: BLE001  # the one place where every error ends
+            except Exception as error:  # the one place where every error ends
                 if not isinstance(error, ServiceError):
-                    log.error("call_failed", method=self._method, exc_info=error)
+                    log.exception("call_failed", method=self._method, exc_info=error)
                 await context.abort_with_status(render(error))
 
     async def _admit_each(self, raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:

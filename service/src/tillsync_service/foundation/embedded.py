@@ -252,7 +252,7 @@ class EmbeddedPostgres:
             await asyncio.sleep(POLL_SECONDS)
         return False
 
-    async def _connect(self) -> Any:  # noqa: ANN401 - asyncpg is untyped
+    async def _connect(self) -> Any:
         return await asyncpg.connect(self.url("postgres", ADMIN_USER), ssl=False, timeout=5)
 
     async def _prepare_database(self) -> None:
@@ -471,12 +471,12 @@ def _runnable(package: Path, data_dir: Path, account: _Account | None) -> Path:
 
 
 def _copy_readable(package: Path, target: Path) -> None:
-    """With the libraries beside it, without which it does not run."""
+    """With the libraries beside it, without which it does not run; the C headers stay behind."""
     with _staging_folder(target.parent) as staging:
         copy = staging / target.name
         for part in (package, package.with_name(f"{package.name}.libs")):
             if part.exists():
-                shutil.copytree(part, copy / part.name)
+                shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
         for path in (copy, *copy.rglob("*")):
             path.chmod(path.stat().st_mode | (0o555 if os.access(path, os.X_OK) else 0o444))
         if sys.platform != "win32":

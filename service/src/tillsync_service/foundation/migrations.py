@@ -1,9 +1,9 @@
 """Runs the migrations of `migrations/` and tells which are pending."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -95,7 +95,7 @@ async def grant_serving(url: str, login: str) -> None:
     await _with_connection(url, grant)
 
 
-async def _run(url: str, action: Any) -> None:
+async def _run(url: str, action: Callable[[Config], None]) -> None:
     def act(connection: Connection) -> None:
         config = _config()
         config.attributes["connection"] = connection
@@ -104,7 +104,7 @@ async def _run(url: str, action: Any) -> None:
     await _with_connection(url, act)
 
 
-async def _with_connection(url: str, action: Any) -> None:
+async def _with_connection(url: str, action: Callable[[Connection], None]) -> None:
     engine = create_async_engine(
         make_url(url).set(drivername="postgresql+asyncpg"),
         poolclass=NullPool,

@@ -1,7 +1,9 @@
 """TLS for the server, with certificates that are reloaded when their files change."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import grpc
 
@@ -12,8 +14,10 @@ def server_credentials(certificate: Path | None, key: Path | None) -> grpc.Serve
     if certificate is None or key is None:
         return None
     pair = _Pair(certificate, key)
+    # grpc keeps the configuration in use when the fetcher answers None; its stubs do not say so.
+    fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], pair.configuration_if_changed)
     return grpc.dynamic_ssl_server_credentials(
-        pair.configuration(), pair.configuration_if_changed, require_client_authentication=False
+        pair.configuration(), fetch, require_client_authentication=False
     )
 
 

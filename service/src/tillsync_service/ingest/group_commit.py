@@ -92,7 +92,7 @@ class GroupCommit:
         return await submission.answer
 
     async def drain(self) -> None:
-        """Returns when nothing is on its way any more. Keeping new calls out is up to the caller."""
+        """Returns when nothing is on its way. Keeping new calls out is up to the caller."""
         while groups := [group for lane in self._lanes.values() for group in lane.groups]:
             await asyncio.wait(groups)
 

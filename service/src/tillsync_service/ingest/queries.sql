@@ -81,3 +81,7 @@ INSERT INTO tillsync.rejection (
 SELECT $1, r.*
 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS r
 ON CONFLICT DO NOTHING
+
+-- name: device
+-- Whether the device that a backlog file names is enrolled. Served by device's primary key.
+SELECT FROM tillsync.device WHERE tenant_id = $1 AND device_id = $2 AND store_id = $3

@@ -20,7 +20,7 @@ class IngestServicer(IngestServiceServicer):
         self._group_commit = group_commit
         self._clock = clock
 
-    async def Ingest(  # noqa: N802  # gRPC's name
+    async def Ingest(  # gRPC's name
         self,
         request: pb.IngestRequest,
         context: ServicerContext[pb.IngestRequest, pb.IngestResponse],
@@ -28,7 +28,7 @@ class IngestServicer(IngestServiceServicer):
         receipt = await self._store(request)
         return wire.fill(pb.IngestResponse(), receipt, self._clock())
 
-    async def IngestStream(  # noqa: N802
+    async def IngestStream(
         self,
         request_iterator: AsyncIterator[pb.IngestStreamRequest],
         context: ServicerContext[pb.IngestStreamRequest, pb.IngestStreamResponse],

@@ -10,6 +10,7 @@ from uuid import UUID
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation.db import Database, Row, Transaction, statements
 from tillsync_service.foundation.errors import NotFound
+from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.examine import Candidate, Refusal
 from tillsync_service.ingest.verdicts import (
     Holder,
@@ -63,6 +64,14 @@ class IngestStore:
             )
             await _write(transaction, tenant_id, judgement)
         return Receipt(str(rows[0]["history_id"]), judgement.verdicts)
+
+    async def knows(self, device: Device) -> bool:
+        """Whether the device is enrolled, in this store of this tenant. Raises Unavailable."""
+        async with self._database.transaction(device.tenant_id) as transaction:
+            row = await transaction.fetch_one(
+                _SQL["device"], device.tenant_id, device.device_id, device.store_id
+            )
+        return row is not None
 
 
 async def _head_and_holders(

@@ -1,0 +1,166 @@
+"""A full disk, for real: a small file system of its own, filled to the last byte."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tillsync.v1.retail_pb2 import Sale
+from tillsync_agent import Outbox, OutboxFull
+from tillsync_agent.ballast import free_bytes
+from tillsync_agent.outbox import Settlement
+
+BALLAST_BYTES = 512 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MiB."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("needs root on Linux, to mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def open_outbox(disk):
+    return Outbox.open(disk / "outbox.db", ballast_bytes=BALLAST_BYTES)
+
+
+def a_sale():
+    return Sale(receipt_number="1", total_minor=1250, cashier_id="c" * 500)
+
+
+def fill(disk):
+    """Another program's log eats what is left."""
+    with contextlib.suppress(OSError), (disk / "other.log").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    assert free_bytes(disk) == 0
+
+
+def sell_until_full(outbox):
+    receipts = []
+    with pytest.raises(OutboxFull) as refusal:
+        while True:
+            receipts.append(outbox.record(a_sale()))
+    assert "free some space" in str(refusal.value).lower()
+    return receipts
+
+
+def everything(outbox):
+    return outbox.take(max_events=100_000, max_bytes=2**40)
+
+
+def accepted(rows):
+    return [Settlement(row.id, "accepted", 1, "history-1") for row in rows]
+
+
+def test_cashier_hears_that_the_disk_is_full_and_no_sale_is_lost(small_disk):
+    """The disk fills up while selling: the program is told what to do, every receipt that was
+    given is still good, and once there is room the numbers go on without a hole."""
+    with open_outbox(small_disk) as outbox:
+        receipts = sell_until_full(outbox)
+        assert [row.key for row in everything(outbox)] == [receipt.key for receipt in receipts]
+
+    with open_outbox(small_disk) as outbox:
+        assert len(everything(outbox)) == len(receipts)
+        (small_disk / "outbox.db.ballast").unlink()  # stands for the person who frees space
+        assert outbox.record(a_sale()).sequence == len(receipts) + 1
+
+
+def test_acknowledged_sales_are_settled_on_a_full_disk(small_disk):
+    """Not one byte is free and head office has answered: the ballast makes room for writing it
+    down, so that the same sales are not sent for ever."""
+    with open_outbox(small_disk) as outbox:
+        outbox.record(a_sale())
+        outbox.checkpoint()
+        outbox.record(a_sale())
+        for _ in range(300):
+            outbox.record(a_sale())
+        fill(small_disk)
+        with pytest.raises(OutboxFull):
+            sell_until_full(outbox)
+            outbox.record(a_sale())
+
+        while waiting := outbox.take():
+            outbox.settle(accepted(waiting))
+
+        assert outbox.summary().waiting == 0
+        assert outbox.disk_is_full
+
+
+def test_pruning_on_a_full_disk_makes_room_for_sales(small_disk):
+    """Not one byte is free, but head office has everything: the till forgets what it may, and
+    sells again without anybody's help."""
+    with open_outbox(small_disk) as outbox:
+        sell_until_full(outbox)
+        fill(small_disk)
+        outbox.settle(accepted(everything(outbox)))
+
+        outbox.prune(keep_settled_seconds=-1)
+        outbox.checkpoint()
+        fill(small_disk)
+
+        for _ in range(50):
+            outbox.record(a_sale())
+
+
+def test_without_ballast_a_full_disk_would_stop_settling(small_disk):
+    """Why there is ballast: the same without it ends in OutboxFull, and nothing is lost."""
+    with Outbox.open(small_disk / "outbox.db", ballast_bytes=0) as outbox:
+        receipts = sell_until_full(outbox)
+        fill(small_disk)
+
+        with pytest.raises(OutboxFull):
+            outbox.settle(accepted(everything(outbox)))
+
+        assert len(everything(outbox)) == len(receipts)
+
+
+def test_ballast_comes_back_when_there_is_room_again(small_disk):
+    """Somebody freed the disk: the till is prepared for the next time."""
+    with open_outbox(small_disk) as outbox:
+        fill(small_disk)
+        with contextlib.suppress(OutboxFull):
+            while True:
+                outbox.note("n", "x" * 4000)
+                for _ in range(100):
+                    outbox.record(a_sale())
+        assert outbox.summary().waiting >= 0
+        fill(small_disk)
+        while not outbox.disk_is_full:
+            outbox.note(os.urandom(8).hex(), "x" * 4000)
+
+        (small_disk / "other.log").unlink()
+        outbox.checkpoint()
+
+        assert not outbox.disk_is_full
+        ballast = small_disk / "outbox.db.ballast"
+        assert ballast.stat().st_blocks * 512 >= BALLAST_BYTES, "it takes no room"
+
+
+def test_opening_on_a_full_disk_says_that_it_is_full(small_disk):
+    """A till is switched on with a full disk: it says so instead of "cannot open"."""
+    fill(small_disk)
+
+    with pytest.raises(OutboxFull):
+        open_outbox(small_disk)
+
+
+def test_opening_with_a_backlog_on_a_full_disk_settles_it(small_disk):
+    """A till is restarted with a full disk: what waits is sent and settled all the same."""
+    with open_outbox(small_disk) as outbox:
+        for _ in range(100):
+            outbox.record(a_sale())
+    fill(small_disk)
+
+    with open_outbox(small_disk) as outbox:
+        outbox.settle(accepted(outbox.take()))
+        assert outbox.summary().waiting == 0
