@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+
 from tillsync.v1 import retail_pb2
 
 CURRENCY = "USD"

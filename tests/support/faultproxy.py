@@ -1,4 +1,4 @@
-"""A TCP proxy that behaves like a bad link. It knows no protocol, so TLS and HTTP/2 pass as they are.
+"""A TCP proxy that behaves like a bad link. It knows no protocol: TLS and HTTP/2 pass as they are.
 
     async with FaultProxy("127.0.0.1", service_port) as network:
         till = ... connects to network.address
@@ -6,20 +6,21 @@
 
 Modes apply to every connection, open or new, from the moment they are set:
     pass_on()          both ways, the default
-    drop_silently()    both ways into the void, connections stay open (a router that restarted);
-                       the TCP handshake of a new connection still succeeds, as with a captive portal
+    drop_silently()    both ways into the void, connections stay open (a router that restarted); the
+                       handshake of a new connection still succeeds, as with a captive portal
     lose_responses()   requests arrive, responses vanish
     lose_requests()    the other way round
     delay(seconds)     every chunk, each way, in order
     refuse()           open connections are cut and new ones closed at once
     cut()              cuts what is open now, once; the mode stays
-Bytes that a mode swallowed are gone, so going back to pass_on() after dropping leaves a stream with a
-hole in it: call cut() too, as a real network's timeout would.
+Bytes that a mode swallowed are gone, so going back to pass_on() after dropping leaves a stream with
+a hole in it: call cut() too, as a real network's timeout would.
 """
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Self
 
 CHUNK_BYTES = 65_536
 
@@ -52,7 +53,7 @@ class FaultProxy:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> "FaultProxy":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -93,9 +94,7 @@ class FaultProxy:
             # Aborting sends RST: the peer learns of it at once, as from a dying process.
             writer.transport.abort()
 
-    async def _accept(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._mode.accept:
             writer.transport.abort()
             return

@@ -1,7 +1,7 @@
 """A small real gRPC server that speaks the contract's device side, and misbehaves on request.
 
-It stores in memory by the contract's rules (dedup by key and body, gapless positions); `script` holds
-what to do with the next batches, first to last; an empty script means behaving well.
+It stores in memory by the contract's rules (dedup by key and body, gapless positions); `script`
+holds what to do with the next batches, first to last; an empty script means behaving well.
 """
 
 import asyncio
@@ -10,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from tillsync.v1 import device_service_pb2, event_pb2, ingest_service_pb2
 
 Context = grpc.aio.ServicerContext
@@ -105,12 +107,14 @@ class ScriptedService:
     proposals: list[bytes] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     check_secrets: bool = True
+    token_text: str | None = None
+    """What IssueToken gives instead of a token."""
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> "ScriptedService":
+    async def __aenter__(self) -> Self:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", 0),
@@ -192,7 +196,8 @@ class ScriptedService:
             self.secrets = {_hash(request.refresh_secret), request.next_refresh_secret_hash}
         self.tokens.append(f"token-{len(self.tokens) + 1}")
         response = device_service_pb2.IssueTokenResponse(
-            access_token=self.tokens[-1], suspect=self.suspect
+            access_token=self.tokens[-1] if self.token_text is None else self.token_text,
+            suspect=self.suspect,
         )
         response.expires_in.FromMilliseconds(int(self.token_seconds * 1000))
         return response

@@ -2,24 +2,41 @@
 
 with Outbox.open() as outbox:
     outbox.record(sale, business_day="2026-11-22", amounts={"USD": 1250})
+
+async with Agent(config.load()):        # or Agent(config.load()).run(), or `tillsync-agent run`
+    ...                                 # what is recorded is on its way
 """
 
+from typing import TYPE_CHECKING
+
 from tillsync_agent.errors import (
+    AddressUnusable,
     AgentError,
+    EnrolmentRefused,
     EventNotRecordable,
     JoinRefused,
+    NotEnrolled,
     OutboxBusy,
     OutboxFull,
     OutboxInUse,
     OutboxTooNew,
     OutboxUnavailable,
+    SettingInvalid,
 )
 from tillsync_agent.outbox import Outbox, Receipt
 
+if TYPE_CHECKING:
+    from tillsync_agent.agent import Agent
+    from tillsync_agent.config import Settings
+
 __all__ = [
+    "AddressUnusable",
+    "Agent",
     "AgentError",
+    "EnrolmentRefused",
     "EventNotRecordable",
     "JoinRefused",
+    "NotEnrolled",
     "Outbox",
     "OutboxBusy",
     "OutboxFull",
@@ -27,4 +44,19 @@ __all__ = [
     "OutboxTooNew",
     "OutboxUnavailable",
     "Receipt",
+    "SettingInvalid",
+    "Settings",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Agent and Settings at their first use: a till's program that only records loads no gRPC."""
+    if name == "Agent":
+        from tillsync_agent.agent import Agent  # noqa: PLC0415
+
+        return Agent
+    if name == "Settings":
+        from tillsync_agent.config import Settings  # noqa: PLC0415
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -182,8 +182,10 @@ class Agent:
             task.result()
 
     async def _keep_house(self) -> None:
-        """Checkpoints and prunes now and then; a full disk is no reason to stop sending."""
+        """Mends, then checkpoints and prunes now and then; no failure here stops the sending."""
         settings = self._settings
+        with suppress(OutboxUnavailable, OSError):
+            await self._off_loop(self._outbox.mend)
         pruned_at = float("-inf")
         while not self._stop.is_set():
             now = self._clocks.monotonic()
@@ -214,13 +216,14 @@ async def watch(
     """Looks on until nothing waits, only held rows do, or the time is over."""
     deadline = time.monotonic() + timeout_seconds
     while True:
-        summary = await asyncio.to_thread(outbox.summary)
-        progress(summary.waiting)
+        waiting, held = await asyncio.to_thread(outbox.backlog)
+        progress(waiting)
         left_seconds = deadline - time.monotonic()
-        if summary.waiting and summary.held == summary.waiting:
-            return Drained(summary.waiting, f"held back by themselves: {summary.held_error}")
-        if not summary.waiting or left_seconds <= 0:
-            return Drained(summary.waiting, "")
+        if waiting and held == waiting:
+            why = (await asyncio.to_thread(outbox.summary)).held_error
+            return Drained(waiting, f"held back by themselves: {why}")
+        if not waiting or left_seconds <= 0:
+            return Drained(waiting, "")
         await pause(min(0.2, left_seconds))
 
 

@@ -346,6 +346,11 @@ class Outbox:
             money_waiting=self._money_waiting(),
         )
 
+    def backlog(self) -> tuple[int, int]:
+        """How many events wait, and how many of these are held; cheap, unlike `summary`."""
+        waiting, _, _, held = self._read(sql.WAITING)[0]
+        return waiting, held
+
     def waiting_envelopes(self) -> Iterator[bytes]:
         """Every waiting event, oldest first, held ones too; in pages, so that nobody waits."""
         after = 0

@@ -200,7 +200,11 @@ class OutboxFile:
                 if self.joined:
                     raise OutboxUnavailable(f"{self.path}: {unusable}") from unusable
                 self._set_aside(str(unusable))
-                return self._prepared()
+            except OutboxFull:
+                # Opening takes a few pages. An agent that could not even open would never settle.
+                if not self.ballast.release():
+                    raise
+            return self._prepared()
 
     def _prepared(self) -> Connection:
         timeout = self._busy_timeout_seconds

@@ -73,6 +73,7 @@ class Uploader:
         self._token_proven = False
         self._culprits = 0
         self._held_times: dict[int, int] = {}
+        self._offset_ms: int | None = None
         self._noted, self._noted_at = "", 0.0
         self.note = AgentNote()
 
@@ -158,11 +159,12 @@ class Uploader:
         self.note.last_contact_at = received_at.isoformat(timespec="seconds")
         self.note.history_id = answer.history_id
         offset_ms = clock_offset_ms(answer.served_at, sent_at, received_at)
-        known_ms = self._outbox.clock_offset_ms
+        known_ms = self._offset_ms
         if offset_ms is None:
             return
         if known_ms is None or abs(offset_ms - known_ms) > OFFSET_CHANGE_MS:
             await self._off_loop(self._outbox.set_clock_offset, offset_ms)
+            self._offset_ms = offset_ms
 
     async def _apply(self, rows: Sequence[Waiting], decision: Decision) -> None:
         """Writes down what was decided. The new epoch is first: a crash after it costs nothing."""
@@ -183,7 +185,7 @@ class Uploader:
 
     async def _is_our_epoch(self, rows: Sequence[Waiting], forked: Sequence[int]) -> bool:
         """Whether a forked row is of the present epoch; those of an older one tell nothing new."""
-        present = (await self._off_loop(self._outbox.summary)).epoch
+        present = await self._off_loop(lambda: self._outbox.epoch)
         return any(row.id in forked and epoch_of(row.envelope) == present for row in rows)
 
     def _resize(self, sent: int, decision: Decision) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, Literal
 
 import structlog
 from joserfc.errors import JoseError
@@ -20,7 +20,7 @@ from joserfc.jwk import OKPKey
 
 log = structlog.get_logger(__name__)
 
-_CURVE = "Ed25519"
+_CURVE: Literal["Ed25519"] = "Ed25519"
 _OWNER_ONLY = 0o600
 
 
@@ -54,6 +54,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._stamp: _Stamp | None
         self._stamp, self._keys = _read(path)
 
     def keys(self) -> Keys:

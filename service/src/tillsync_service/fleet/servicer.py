@@ -19,7 +19,7 @@ class DeviceServicer(DeviceServiceServicer):
         self._store = store
         self._issuer = issuer
 
-    async def Enroll(  # noqa: N802  # gRPC's name
+    async def Enroll(
         self,
         request: pb.EnrollRequest,
         context: ServicerContext[pb.EnrollRequest, pb.EnrollResponse],
@@ -37,7 +37,7 @@ class DeviceServicer(DeviceServiceServicer):
             store_name=enrolled.store_name,
         )
 
-    async def IssueToken(  # noqa: N802
+    async def IssueToken(
         self,
         request: pb.IssueTokenRequest,
         context: ServicerContext[pb.IssueTokenRequest, pb.IssueTokenResponse],

@@ -13,9 +13,9 @@ from uuid import UUID
 
 import structlog
 
+from tillsync_service.fleet.store import FleetStore
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import Unavailable
-from tillsync_service.fleet.store import FleetStore
 
 log = structlog.get_logger(__name__)
 

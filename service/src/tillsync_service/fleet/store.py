@@ -42,12 +42,15 @@ class FleetStore:
 
         Raises NotFound (CODE_UNKNOWN), StateForbids (CODE_EXPIRED, CODE_USED), InvalidRequest when
         another device has the secret, Unavailable."""
-        tenant_id, owner_id = await self._find_code(code_hash, secret_hash)
+        tenant_id = await self._find_code(code_hash)
         async with self._database.transaction(tenant_id) as transaction:
             row = await transaction.fetch_one(_SQL["lock_code"], tenant_id, code_hash)
             if row is None:
                 raise refusals.code_unknown()
             code = enrolment.Code(**row)
+            # Asked under the lock: a repeat must see what the call before it has written.
+            owner = await transaction.fetch_one(_SQL["find_secrets"], secret_hash, None)
+            owner_id = owner["device_id"] if owner else None
             device_id = enrolment.returning_device(code, owner_of_secret=owner_id)
             if device_id is None:
                 device_id = self._new_id()
@@ -87,14 +90,14 @@ class FleetStore:
             rows = await transaction.fetch(_SQL["out_of_standing"], _STANDING_SECONDS)
         return {row["device_id"]: row["revoked"] for row in rows}
 
-    async def _find_code(self, code_hash: bytes, secret_hash: bytes) -> tuple[UUID, UUID | None]:
-        """The code's tenant, and the device that has the secret already, if any."""
+    async def _find_code(self, code_hash: bytes) -> UUID:
+        """The code's tenant."""
         async with self._database.transaction(None) as transaction:
-            code = await transaction.fetch_one(_SQL["find_code"], code_hash)
-            secret = await transaction.fetch_one(_SQL["find_secrets"], secret_hash, None)
-        if code is None or code["tenant_id"] is None:
+            row = await transaction.fetch_one(_SQL["find_code"], code_hash)
+        if row is None or row["tenant_id"] is None:
             raise refusals.code_unknown()
-        return code["tenant_id"], secret and secret["device_id"]
+        tenant_id: UUID = row["tenant_id"]
+        return tenant_id
 
     async def _find_secret(
         self, secret_hash: bytes, proposal_hash: bytes | None

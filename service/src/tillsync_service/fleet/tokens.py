@@ -113,7 +113,9 @@ class TokenVerifier:
         if verdict is Verdict.REVOKED:
             raise refusals.device_revoked()
         # A token that says suspect stays so: it may be newer than what we know of standing.
-        return replace(device, suspect=device.suspect or verdict is Verdict.SUSPECT)
+        if verdict is Verdict.SUSPECT and not device.suspect:
+            return replace(device, suspect=True)
+        return device
 
     def _known(self, token: str) -> _Token:
         """The token, its signature checked now or before with the same keys."""

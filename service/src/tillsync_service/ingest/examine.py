@@ -5,6 +5,7 @@ what Postgres or the limits cannot hold becomes a Refusal.
 """
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -25,6 +26,7 @@ DIGEST_BYTES = 16
 NOT_STORABLE = reason_name(ErrorReason.ERROR_REASON_EVENT_NOT_STORABLE)
 TOO_LARGE = reason_name(ErrorReason.ERROR_REASON_EVENT_TOO_LARGE)
 
+_CLOCK_PLAUSIBLE = timedelta(seconds=limits.CLOCK_PLAUSIBLE_SECONDS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -103,12 +105,14 @@ def _candidate(event: Event, device: Device, now: datetime) -> Candidate:
     key = event.key
     if not 0 < len(key) <= limits.MAX_KEY_CHARACTERS or "\0" in key:
         raise _NotStorable("key", "A key has 1 to 200 characters and no NUL.")
-    type_url, body = event.body.type_url, event.body.value
+    packed = event.body
+    type_url, body = packed.type_url, packed.value
     if not 0 < len(type_url) <= limits.MAX_TYPE_URL_CHARACTERS or "\0" in type_url:
         raise _NotStorable("body.type_url", "A type has 1 to 200 characters and no NUL.")
     if len(body) > limits.MAX_BODY_BYTES:
         raise _NotStorable("body.value", "A body has at most 1 MiB.", TOO_LARGE)
-    if (event.device_sequence or event.outbox_epoch) and not _is_numbered(event):
+    sequence, epoch = event.device_sequence, event.outbox_epoch
+    if (sequence or epoch) and not _is_numbered(event):
         raise _NotStorable(
             "device_sequence",
             "outbox_epoch and device_sequence are both positive (below 2^63 - 1), or both 0.",
@@ -124,8 +128,8 @@ def _candidate(event: Event, device: Device, now: datetime) -> Candidate:
         digest(type_url, body),
         device.store_id,
         device.device_id,
-        event.outbox_epoch,
-        event.device_sequence,
+        epoch,
+        sequence,
         occurred_at,
         business_day,
         event.clock_offset_ms if event.HasField("clock_offset_ms") else None,
@@ -146,14 +150,16 @@ def _is_numbered(event: Event) -> bool:
 def _occurred_at(event: Event, now: datetime) -> tuple[datetime | None, int]:
     if not event.HasField("occurred_at"):
         return None, _CLOCK_ABSENT
-    seconds, nanos = event.occurred_at.seconds, event.occurred_at.nanos
+    timestamp = event.occurred_at
+    seconds, nanos = timestamp.seconds, timestamp.nanos
     if not _FIRST_SECOND <= seconds <= _LAST_SECOND or not 0 <= nanos < 10**9:
         return None, _CLOCK_UNREADABLE
-    occurred_at = _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
-    away_seconds = abs((occurred_at - now).total_seconds())
-    return occurred_at, _CLOCK_IMPLAUSIBLE if away_seconds > limits.CLOCK_PLAUSIBLE_SECONDS else 0
+    occurred_at = _EPOCH + timedelta(0, seconds, nanos // 1000)
+    is_plausible = -_CLOCK_PLAUSIBLE < occurred_at - now < _CLOCK_PLAUSIBLE
+    return occurred_at, 0 if is_plausible else _CLOCK_IMPLAUSIBLE
 
 
+@lru_cache(maxsize=1024)
 def _business_day(text: str) -> date:
     if not text:
         return UNDECLARED_DAY
@@ -161,7 +167,7 @@ def _business_day(text: str) -> date:
         day = date.fromisoformat(text)
     except ValueError:
         day = UNDECLARED_DAY
-    if day is UNDECLARED_DAY or len(text) != len("2026-11-22") or day == UNDECLARED_DAY:
+    if day == UNDECLARED_DAY or day.isoformat() != text:
         raise _NotStorable(
             "business_day", 'A business day is a date such as "2026-11-22", or empty.'
         )

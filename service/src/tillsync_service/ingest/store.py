@@ -13,6 +13,7 @@ from tillsync_service.foundation.errors import NotFound
 from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.examine import Candidate, Refusal
 from tillsync_service.ingest.verdicts import (
+    DIGEST_MODULUS,
     Holder,
     Judgement,
     Outbox,
@@ -55,12 +56,14 @@ class IngestStore:
         """
         lock = _LOCK_HEAD.format(tenant=tenant_id)
         async with self._database.transaction(tenant_id, then=lock) as transaction:
+            numbers = presented(examined)
             rows = await _head_and_holders(transaction, tenant_id, examined)
             judgement = judge(
                 examined,
                 head=rows[0]["head"],
                 held=_held(rows),
-                seen=await _seen(transaction, tenant_id, presented(examined)),
+                seen=await _seen(transaction, tenant_id, numbers),
+                numbers=numbers,
             )
             await _write(transaction, tenant_id, judgement)
         return Receipt(str(rows[0]["history_id"]), judgement.verdicts)
@@ -153,7 +156,7 @@ def _event_row(stored: tuple[int, int, Candidate]) -> tuple[Any, ...]:
 
 def _book_rows(judgement: Judgement) -> list[tuple[Any, ...]]:
     return [
-        (*day, total.event_count, str(total.amount_minor), str(total.digest_sum))
+        (*day, total.event_count, str(total.amount_minor), str(total.digest_sum % DIGEST_MODULUS))
         for day, total in judgement.days.items()
     ]
 

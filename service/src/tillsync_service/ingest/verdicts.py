@@ -52,7 +52,7 @@ class Day(NamedTuple):
 
 @dataclass(slots=True)
 class DayTotal:
-    """What is added to a row of the books."""
+    """What is added to a row of the books; digest_sum still to be taken modulo 2^128."""
 
     event_count: int = 0
     amount_minor: int = 0
@@ -78,21 +78,22 @@ def judge(
     head: int,
     held: Mapping[str, Holder],
     seen: Mapping[Outbox, Ranges],
+    numbers: Mapping[Outbox, Ranges],
 ) -> Judgement:
     """The judgement on a group of one tenant's events.
 
     head: the position of the tenant's last event. held: who holds those keys of the group that
-    are taken. seen: which numbers of the group each outbox has presented before.
+    are taken. numbers: what `presented` says of the group. seen: which of these numbers were
+    presented before.
     """
-    judgement = Judgement(head)
+    judgement = Judgement(head, progress=_news(numbers, seen))
     holders = dict(held)
-    used = {outbox: _members(ranges) for outbox, ranges in seen.items()}
+    used = {outbox: _members(seen.get(outbox, ())) for outbox in numbers}
     for event in examined:
-        numbers = used.setdefault((event.device_id, event.outbox_epoch), set())
         if isinstance(event, Refusal):
             verdict = _reject(judgement, event)
         elif (holder := holders.get(event.key)) is None:
-            is_fork = event.device_sequence != 0 and event.device_sequence in numbers
+            is_fork = event.device_sequence in used.get((event.device_id, event.outbox_epoch), ())
             verdict = _accept(judgement, event, event.flags | FORKED if is_fork else event.flags)
             holders[event.key] = Holder(verdict.position, event.digest)
         elif holder.digest == event.digest:
@@ -101,8 +102,8 @@ def judge(
             judgement.quarantined.append((holder.position, event))
             verdict = Verdict(Outcome.OUTCOME_CONFLICT, holder.position, refusal=_CONFLICT)
         judgement.verdicts.append(verdict)
-        numbers.add(event.device_sequence)
-    judgement.progress = _news(presented(examined), seen)
+        if event.device_sequence:
+            used[event.device_id, event.outbox_epoch].add(event.device_sequence)
     return judgement
 
 
@@ -139,7 +140,7 @@ def _accept(judgement: Judgement, event: Candidate, flags: int) -> Verdict:
             total = judgement.days[day] = DayTotal()
         total.event_count += 1
         total.amount_minor += minor_units
-        total.digest_sum = (total.digest_sum + digest_number) % DIGEST_MODULUS
+        total.digest_sum += digest_number
     return Verdict(Outcome.OUTCOME_ACCEPTED, judgement.head, flags)
 
 

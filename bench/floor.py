@@ -1,0 +1,105 @@
+"""The floors: the same rows written by asyncpg directly, without a service in between."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from bench.sales import Till
+from tillsync.v1.event_pb2 import Event
+from tillsync_service.foundation.db import statements
+from tillsync_service.ingest import store
+from tillsync_service.ingest.examine import Candidate, examine
+from tillsync_service.ingest.verdicts import judge, presented
+
+_SQL = statements("tillsync_service.ingest")
+
+BARE_TABLE = (
+    "CREATE TABLE IF NOT EXISTS public.bare (key text PRIMARY KEY, received_at timestamptz, body bytea)"
+)
+BARE_INSERT = "INSERT INTO public.bare SELECT k, now(), b FROM unnest($1::text[], $2::bytea[]) AS x (k, b)"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Ready-made arguments of the service's own statements; only the positions are missing."""
+
+    keys: list[str]
+    numbers: list[Sequence[Any]]
+    events: list[Sequence[Any]]
+    books: list[Sequence[Any]]
+    bodies: list[bytes]
+
+
+def prepare(till: Till, events: Sequence[Event]) -> Batch:
+    """The arguments for one batch, made before the clock runs."""
+    now = datetime.now(UTC)
+    candidates = [c for c in (examine(e, till.device, now) for e in events) if isinstance(c, Candidate)]
+    judgement = judge(candidates, head=0, held={}, seen={}, numbers=presented(candidates))
+    columns = store._columns(map(store._event_row, judgement.stored), 15)  # noqa: SLF001
+    return Batch(
+        [c.key for c in candidates],
+        store._columns(store._progress_rows(presented(candidates)), 3),  # noqa: SLF001
+        columns[1:],
+        store._columns(store._book_rows(judgement), 6),  # noqa: SLF001
+        [c.body for c in candidates],
+    )
+
+
+async def write(url: str, lanes: Sequence[tuple[Till, Sequence[Batch]]]) -> float:
+    """Seconds that it takes to write every lane's batches, one connection a lane."""
+    connections = [await asyncpg.connect(url, server_settings={"jit": "off"}) for _ in lanes]
+    try:
+        began = time.perf_counter()
+        await asyncio.gather(*(_lane(c, *lane) for c, lane in zip(connections, lanes, strict=True)))
+        return time.perf_counter() - began
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def _lane(connection: asyncpg.Connection, till: Till, batches: Sequence[Batch]) -> None:
+    tenant_id = till.device.tenant_id
+    opening = (
+        f"BEGIN; SET LOCAL ROLE tillsync_app; SET LOCAL tillsync.tenant = '{tenant_id}'; "
+        f"SELECT FROM tillsync.tenant_head WHERE tenant_id = '{tenant_id}' AND stream = 'event' "
+        "FOR UPDATE"
+    )
+    for batch in batches:
+        await connection.execute(opening)
+        rows = await connection.fetch(_SQL["head_and_holders"], tenant_id, batch.keys)
+        await connection.fetch(_SQL["seen_sequences"], tenant_id, *batch.numbers)
+        head = rows[0]["head"]
+        positions = range(head + 1, head + 1 + len(batch.keys))
+        await connection.execute(
+            _SQL["write"],
+            tenant_id,
+            positions[-1],
+            list(positions),
+            *batch.events,
+            *batch.books,
+            *batch.numbers,
+        )
+        await connection.execute("COMMIT")
+
+
+async def write_bare(url: str, lanes: Sequence[Sequence[Batch]]) -> float:
+    """Seconds for the same keys and bodies into one bare table with one index: what the
+    guarantees cost is the difference."""
+    connections = [await asyncpg.connect(url) for _ in lanes]
+
+    async def lane(connection: asyncpg.Connection, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            await connection.execute(BARE_INSERT, batch.keys, batch.bodies)
+
+    try:
+        began = time.perf_counter()
+        await asyncio.gather(*(lane(c, b) for c, b in zip(connections, lanes, strict=True)))
+        return time.perf_counter() - began
+    finally:
+        for connection in connections:
+            await connection.close()

@@ -1,0 +1,136 @@
+-- The statements of administration. $1 is the tenant, except in list_tenants.
+
+-- name: create_tenant
+-- The tenant and its two heads. They stand in one statement, because a tenant without a head could
+-- never store a sale.
+WITH made AS (
+    INSERT INTO tillsync.tenant (tenant_id, name, disposable) VALUES ($1, $2, $3)
+    RETURNING tenant_id, name, disposable, created_at
+), heads AS (
+    INSERT INTO tillsync.tenant_head (tenant_id, stream) VALUES ($1, 'event'), ($1, 'record')
+)
+SELECT tenant_id, name, disposable, created_at FROM made
+
+-- name: list_tenants
+-- A page of all tenants after $1; only the worker sees them all. Served by tenant's primary key.
+SELECT tenant_id, name, disposable, created_at
+FROM tillsync.tenant
+WHERE tenant_id > $1
+ORDER BY tenant_id
+LIMIT $2
+
+-- name: find_tenant
+-- Whether there is such a tenant: the list of its stores may be empty either way.
+SELECT FROM tillsync.tenant WHERE tenant_id = $1
+
+-- name: create_store
+INSERT INTO tillsync.store (tenant_id, store_id, code, name) VALUES ($1, $2, $3, $4)
+RETURNING store_id, code, name, created_at
+
+-- name: list_stores
+-- Served by store's primary key.
+SELECT store_id, code, name, created_at
+FROM tillsync.store
+WHERE tenant_id = $1 AND store_id > $2
+ORDER BY store_id
+LIMIT $3
+
+-- name: find_store
+SELECT FROM tillsync.store WHERE tenant_id = $1 AND store_id = $2
+
+-- name: create_code
+-- The database's clock decides when the code ends, here and when it is used.
+INSERT INTO tillsync.enrolment_code (tenant_id, code_hash, store_id, expires_at)
+VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+RETURNING expires_at
+
+-- name: list_devices
+-- Served by device's primary key.
+SELECT device_id, store_id, name, enrolled_at, revoked_at, suspect_since
+FROM tillsync.device
+WHERE tenant_id = $1 AND device_id > $2
+ORDER BY device_id
+LIMIT $3
+
+-- name: list_devices_of_store
+-- Served by device_by_store; a store has few devices to sort.
+SELECT device_id, store_id, name, enrolled_at, revoked_at, suspect_since
+FROM tillsync.device
+WHERE tenant_id = $1 AND device_id > $2 AND store_id = $4
+ORDER BY device_id
+LIMIT $3
+
+-- name: revoke_device
+-- A repeat keeps the first time.
+UPDATE tillsync.device SET revoked_at = COALESCE(revoked_at, now())
+WHERE tenant_id = $1 AND device_id = $2
+RETURNING device_id, store_id, name, enrolled_at, revoked_at, suspect_since
+
+-- name: clear_suspicion
+-- Changes nothing, and returns nothing, for a device that is not suspect: its secrets must go on
+-- rotating as they are. Locks the device's row, as IssueToken does before it looks at the secrets.
+UPDATE tillsync.device SET suspect_since = NULL
+WHERE tenant_id = $1 AND device_id = $2 AND suspect_since IS NOT NULL
+RETURNING device_id
+
+-- name: retire_secrets
+-- Which secret the honest device holds is not known here: none is current until one is presented
+-- (fleet/rotation.py). A statement of its own after the lock, so that it sees the secrets that the
+-- lock's holder before us has written.
+UPDATE tillsync.device_secret SET state = 'retired', changed_at = now()
+WHERE tenant_id = $1 AND device_id = $2 AND state <> 'retired'
+
+-- name: find_device
+SELECT device_id, store_id, name, enrolled_at, revoked_at, suspect_since
+FROM tillsync.device
+WHERE tenant_id = $1 AND device_id = $2
+
+-- name: lock_tenant
+-- Locked, so that nothing new can refer to it before it is gone.
+SELECT disposable FROM tillsync.tenant WHERE tenant_id = $1 FOR UPDATE
+
+-- name: remove_tenant_head
+-- First of all: without a head no further event can be stored.
+DELETE FROM tillsync.tenant_head WHERE tenant_id = $1
+
+-- name: remove_event
+-- In chunks of $2, so that no statement runs into its timeout.
+DELETE FROM tillsync.event
+WHERE tenant_id = $1 AND position IN (
+    SELECT position FROM tillsync.event WHERE tenant_id = $1 ORDER BY position LIMIT $2
+)
+
+-- name: remove_event_key
+-- In chunks, as above.
+DELETE FROM tillsync.event_key
+WHERE tenant_id = $1 AND key IN (
+    SELECT key FROM tillsync.event_key WHERE tenant_id = $1 ORDER BY key LIMIT $2
+)
+
+-- name: remove_quarantine
+DELETE FROM tillsync.quarantine WHERE tenant_id = $1
+
+-- name: remove_rejection
+DELETE FROM tillsync.rejection WHERE tenant_id = $1
+
+-- name: remove_device_progress
+DELETE FROM tillsync.device_progress WHERE tenant_id = $1
+
+-- name: remove_device_day
+DELETE FROM tillsync.device_day WHERE tenant_id = $1
+
+-- name: remove_enrolment_code
+DELETE FROM tillsync.enrolment_code WHERE tenant_id = $1
+
+-- name: remove_device_secret
+DELETE FROM tillsync.device_secret WHERE tenant_id = $1
+
+-- name: remove_device
+DELETE FROM tillsync.device WHERE tenant_id = $1
+
+-- name: remove_store
+DELETE FROM tillsync.store WHERE tenant_id = $1
+
+-- name: remove_tenant
+-- Last: whatever refers to it is gone.
+DELETE FROM tillsync.tenant WHERE tenant_id = $1

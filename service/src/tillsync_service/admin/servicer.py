@@ -1,0 +1,131 @@
+"""AdminService: parse, call, render."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from grpc.aio import ServicerContext
+
+from tillsync.v1 import admin_service_pb2 as pb
+from tillsync.v1.admin_service_pb2_grpc import AdminServiceServicer
+from tillsync_service.admin import pages, wire
+from tillsync_service.admin.store import AdminStore
+from tillsync_service.foundation import fields, identity, limits
+from tillsync_service.foundation.codes import code_hash, new_code
+
+
+class AdminServicer(AdminServiceServicer):
+    """For operators; each method first asks whether this one may manage the tenant."""
+
+    def __init__(self, store: AdminStore, *, mint_code: Callable[[], str] = new_code) -> None:
+        self._store = store
+        self._mint_code = mint_code
+
+    async def CreateTenant(
+        self,
+        request: pb.CreateTenantRequest,
+        context: ServicerContext[pb.CreateTenantRequest, pb.CreateTenantResponse],
+    ) -> pb.CreateTenantResponse:
+        identity.current_operator().must_manage(None)
+        name = fields.text("name", request.name, limits.MAX_NAME_CHARACTERS)
+        chosen_id = fields.uuid("tenant_id", request.tenant_id) if request.tenant_id else None
+        row = await self._store.create_tenant(chosen_id, name, disposable=request.disposable)
+        return pb.CreateTenantResponse(tenant=wire.tenant(row))
+
+    async def ListTenants(
+        self,
+        request: pb.ListTenantsRequest,
+        context: ServicerContext[pb.ListTenantsRequest, pb.ListTenantsResponse],
+    ) -> pb.ListTenantsResponse:
+        identity.current_operator().must_manage(None)
+        asked = pages.asked(request.page_size, request.page_token)
+        page = await self._store.list_tenants(asked)
+        return pb.ListTenantsResponse(
+            tenants=map(wire.tenant, page.rows), next_page_token=page.next_token
+        )
+
+    async def DeleteTenant(
+        self,
+        request: pb.DeleteTenantRequest,
+        context: ServicerContext[pb.DeleteTenantRequest, pb.DeleteTenantResponse],
+    ) -> pb.DeleteTenantResponse:
+        removed = await self._store.delete_tenant(_managed(request.tenant_id))
+        return pb.DeleteTenantResponse(events_removed=removed)
+
+    async def CreateStore(
+        self,
+        request: pb.CreateStoreRequest,
+        context: ServicerContext[pb.CreateStoreRequest, pb.CreateStoreResponse],
+    ) -> pb.CreateStoreResponse:
+        tenant_id = _managed(request.tenant_id)
+        code = fields.text("code", request.code, limits.MAX_STORE_CODE_CHARACTERS)
+        name = fields.text("name", request.name, limits.MAX_NAME_CHARACTERS)
+        row = await self._store.create_store(tenant_id, code, name)
+        return pb.CreateStoreResponse(store=wire.store(row))
+
+    async def ListStores(
+        self,
+        request: pb.ListStoresRequest,
+        context: ServicerContext[pb.ListStoresRequest, pb.ListStoresResponse],
+    ) -> pb.ListStoresResponse:
+        tenant_id = _managed(request.tenant_id)
+        asked = pages.asked(request.page_size, request.page_token)
+        page = await self._store.list_stores(tenant_id, asked)
+        return pb.ListStoresResponse(
+            stores=map(wire.store, page.rows), next_page_token=page.next_token
+        )
+
+    async def CreateEnrolmentCode(
+        self,
+        request: pb.CreateEnrolmentCodeRequest,
+        context: ServicerContext[pb.CreateEnrolmentCodeRequest, pb.CreateEnrolmentCodeResponse],
+    ) -> pb.CreateEnrolmentCodeResponse:
+        tenant_id = _managed(request.tenant_id)
+        store_id = fields.uuid("store_id", request.store_id)
+        valid_for = request.valid_for if request.HasField("valid_for") else None
+        seconds = wire.code_valid_seconds(valid_for)
+        code = self._mint_code()
+        row = await self._store.create_code(tenant_id, store_id, code_hash(code), seconds)
+        return pb.CreateEnrolmentCodeResponse(
+            code=code, expires_at=wire.timestamp(row["expires_at"])
+        )
+
+    async def ListDevices(
+        self,
+        request: pb.ListDevicesRequest,
+        context: ServicerContext[pb.ListDevicesRequest, pb.ListDevicesResponse],
+    ) -> pb.ListDevicesResponse:
+        tenant_id = _managed(request.tenant_id)
+        store_id = fields.uuid("store_id", request.store_id) if request.store_id else None
+        asked = pages.asked(request.page_size, request.page_token)
+        page = await self._store.list_devices(tenant_id, store_id, asked)
+        return pb.ListDevicesResponse(
+            devices=map(wire.device, page.rows), next_page_token=page.next_token
+        )
+
+    async def RevokeDevice(
+        self,
+        request: pb.RevokeDeviceRequest,
+        context: ServicerContext[pb.RevokeDeviceRequest, pb.RevokeDeviceResponse],
+    ) -> pb.RevokeDeviceResponse:
+        tenant_id = _managed(request.tenant_id)
+        device_id = fields.uuid("device_id", request.device_id)
+        row = await self._store.revoke_device(tenant_id, device_id)
+        return pb.RevokeDeviceResponse(device=wire.device(row))
+
+    async def ClearSuspicion(
+        self,
+        request: pb.ClearSuspicionRequest,
+        context: ServicerContext[pb.ClearSuspicionRequest, pb.ClearSuspicionResponse],
+    ) -> pb.ClearSuspicionResponse:
+        tenant_id = _managed(request.tenant_id)
+        device_id = fields.uuid("device_id", request.device_id)
+        row = await self._store.clear_suspicion(tenant_id, device_id)
+        return pb.ClearSuspicionResponse(device=wire.device(row))
+
+
+def _managed(tenant_id: str) -> UUID:
+    """The tenant that a request names. Raises InvalidRequest, or PermissionDenied unless this
+    operator may manage it."""
+    parsed = fields.uuid("tenant_id", tenant_id)
+    identity.current_operator().must_manage(parsed)
+    return parsed

@@ -1,0 +1,63 @@
+"""Builders: each makes a valid thing and hides what a test does not care about."""
+
+import itertools
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from google.protobuf.any_pb2 import Any
+
+from tillsync.v1.event_pb2 import Event
+from tillsync.v1.retail_pb2 import Sale
+from tillsync_service.foundation.identity import Device
+from tillsync_service.ingest.examine import Candidate, Refusal, examine
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+BUSINESS_DAY = "2026-11-22"
+
+_numbers = itertools.count(1)
+
+
+def a_device(tenant_id: UUID | None = None, *, suspect: bool = False) -> Device:
+    return Device(tenant_id or uuid4(), uuid4(), uuid4(), suspect)
+
+
+def a_body(receipt: str = "1") -> Any:
+    body = Any()
+    body.Pack(Sale(receipt_number=receipt))
+    return body
+
+
+def an_event(
+    key: str | None = None,
+    *,
+    receipt: str = "1",
+    amounts: Iterable[tuple[str, int]] = (("USD", 1250),),
+    number: int | None = None,
+    epoch: int = 7,
+    **fields,
+) -> Event:
+    """A sale. `receipt` makes its body; without a `number` it is one that its sender did not
+    number; `fields` are the event's own and win."""
+    numbered = {"outbox_epoch": epoch, "device_sequence": number} if number is not None else {}
+    fields = {
+        "key": f"sale-{next(_numbers)}" if key is None else key,
+        "body": a_body(receipt),
+        "occurred_at": NOW,
+        "business_day": BUSINESS_DAY,
+        **numbered,
+        **fields,
+    }
+    event = Event(**fields)
+    for currency, minor_units in amounts:
+        event.amounts.add(currency=currency, minor_units=minor_units)
+    return event
+
+
+def some_events(count: int) -> list[Event]:
+    return [an_event() for _ in range(count)]
+
+
+def examined(device: Device, *events: Event) -> list[Candidate | Refusal]:
+    """The events as a batch of `device`, ready for a group commit."""
+    return [examine(event, device, NOW) for event in events]

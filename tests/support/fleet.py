@@ -1,0 +1,175 @@
+"""Fleet and administration behind a real socket, an operator at it, and tills with a memory."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import grpc
+
+from tillsync.v1 import admin_service_pb2 as admin_pb
+from tillsync.v1 import device_service_pb2 as pb
+from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+from tillsync.v1.device_service_pb2_grpc import (
+    DeviceServiceStub,
+    add_DeviceServiceServicer_to_server,
+)
+from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync_service.admin.servicer import AdminServicer
+from tillsync_service.admin.store import AdminStore
+from tillsync_service.app import utc_now
+from tillsync_service.fleet.keys import KeyFile, create_key_file
+from tillsync_service.fleet.servicer import DeviceServicer
+from tillsync_service.fleet.standing import Standing
+from tillsync_service.fleet.store import FleetStore
+from tillsync_service.fleet.tokens import TokenIssuer, TokenVerifier
+from tillsync_service.foundation.db import Database
+from tillsync_service.foundation.doorkeeper import Doorkeeper
+from tillsync_service.foundation.identity import Caller
+from tillsync_service.ingest.group_commit import GroupCommit
+from tillsync_service.ingest.servicer import IngestServicer
+from tillsync_service.ingest.store import IngestStore
+
+
+@dataclass
+class Fleet:
+    """The service, and the parts of it that a test looks into."""
+
+    channel: grpc.aio.Channel
+    address: str
+    issuer: TokenIssuer
+    verifier: TokenVerifier
+    standing: Standing
+
+    def operator(self, tenant_id: UUID | str | None = None) -> "OperatorAt":
+        """An operator with a token for one tenant, or for all."""
+        limit = None if tenant_id is None else UUID(str(tenant_id))
+        return OperatorAt(self.channel, self.issuer.operator_token("test", limit, 3600))
+
+    def caller_of(self, token: str) -> Caller:
+        """Whom the door lets in with the token."""
+        return self.verifier.authenticate(token)
+
+    async def a_store(self) -> admin_pb.CreateEnrolmentCodeRequest:
+        """A new tenant with a store, as what asks for a code to it."""
+        operator = self.operator()
+        tenant = (await operator.call("CreateTenant", name="Shops", disposable=True)).tenant
+        store = await operator.call(
+            "CreateStore", tenant_id=tenant.tenant_id, code="1", name="Main street"
+        )
+        return admin_pb.CreateEnrolmentCodeRequest(
+            tenant_id=tenant.tenant_id, store_id=store.store.store_id
+        )
+
+    async def a_code(self) -> str:
+        """A fresh code for a store of a new tenant."""
+        request = await self.a_store()
+        return (await self.operator().stub.CreateEnrolmentCode(request)).code
+
+    def till(self) -> "Till":
+        return Till(DeviceServiceStub(self.channel))
+
+    async def an_enrolled_till(self) -> "Till":
+        till = self.till()
+        await till.enrol(await self.a_code())
+        return till
+
+
+class OperatorAt:
+    """AdminService with a token."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+        metadata = (("authorization", f"Bearer {token}"),)
+        self.stub = AdminServiceStub(_WithMetadata(channel, metadata))
+
+    async def call(self, method: str, **fields: object):
+        return await getattr(self.stub, method)(getattr(admin_pb, f"{method}Request")(**fields))
+
+
+class _WithMetadata:
+    """A channel whose calls all carry the same metadata."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._channel = channel
+        self._metadata = metadata
+
+    def unary_unary(self, *arguments: object, **named: object) -> Callable[..., object]:
+        call = self._channel.unary_unary(*arguments, **named)
+        return lambda request: call(request, metadata=self._metadata, timeout=20)
+
+
+def a_secret() -> bytes:
+    return uuid4().bytes + uuid4().bytes
+
+
+def hash_of(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+class Till:
+    """A device that keeps its secrets as the contract says."""
+
+    def __init__(self, stub: DeviceServiceStub, current: bytes = b"", proposal: bytes = b"") -> None:
+        self._stub = stub
+        self.current = current or a_secret()
+        self.next = proposal
+        self.identity: pb.EnrollResponse | None = None
+
+    async def enrol(self, code: str, name: str = "till 1") -> pb.EnrollResponse:
+        request = pb.EnrollRequest(
+            code=code, refresh_secret_hash=hash_of(self.current), device_name=name
+        )
+        self.identity = await self._stub.Enroll(request, timeout=20)
+        return self.identity
+
+    async def issue(
+        self, *, rotate: bool = False, answer_lost: bool = False
+    ) -> pb.IssueTokenResponse:
+        """One IssueToken, and what its answer does to the stored secrets."""
+        if rotate and not self.next:
+            self.next = a_secret()
+        proposal = hash_of(self.next) if self.next else b""
+        answer = await self._stub.IssueToken(
+            pb.IssueTokenRequest(refresh_secret=self.current, next_refresh_secret_hash=proposal),
+            timeout=20,
+        )
+        if self.next and not answer_lost:
+            self.current, self.next = self.next, b""
+        return answer
+
+    def image(self) -> "Till":
+        """A copy of the disk, in another till."""
+        copy = Till(self._stub, self.current, self.next)
+        copy.identity = self.identity
+        return copy
+
+
+@asynccontextmanager
+async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]:
+    """All three services behind the doorkeeper, on a port of its own. Standing is refreshed when
+    the test says so."""
+    key_path = folder / "signing-keys.json"
+    create_key_file(key_path)
+    keys = KeyFile(key_path)
+    store = FleetStore(database)
+    standing = Standing(store)
+    await standing.refresh()
+    issuer = TokenIssuer(keys, utc_now)
+    verifier = TokenVerifier(keys, standing, utc_now)
+    server = grpc.aio.server(
+        interceptors=(Doorkeeper(verifier),), options=(("grpc.so_reuseport", 0),)
+    )
+    add_DeviceServiceServicer_to_server(DeviceServicer(store, issuer), server)
+    add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), server)
+    add_IngestServiceServicer_to_server(
+        IngestServicer(GroupCommit(IngestStore(database)), utc_now), server
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Fleet(channel, address, issuer, verifier, standing)
+    finally:
+        await server.stop(None)

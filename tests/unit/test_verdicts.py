@@ -1,0 +1,193 @@
+"""The judge against a model that takes one event at a time and remembers everything."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.builders import a_device, an_event, examined
+from support.service import names
+from tillsync.v1.event_pb2 import EventFlag
+from tillsync_service.ingest.examine import Candidate, Refusal
+from tillsync_service.ingest.verdicts import Holder, Judgement, judge, presented, ranges
+
+TILLS = [a_device() for _ in range(2)]
+FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
+
+
+@dataclass
+class Model:
+    """One tenant, event by event, with no thought of speed."""
+
+    holders: dict = field(default_factory=dict)
+    numbers: set = field(default_factory=set)
+    days: dict = field(default_factory=dict)
+    quarantined: set = field(default_factory=set)
+    forked: set = field(default_factory=set)
+
+    def take(self, event: Candidate | Refusal) -> str:
+        number = (event.device_id, event.outbox_epoch, event.device_sequence)
+        was_used = event.device_sequence and number in self.numbers
+        self.numbers.add(number)
+        if isinstance(event, Refusal):
+            return "REJECTED"
+        if event.key in self.holders:
+            _, digest = self.holders[event.key]
+            if digest == event.digest:
+                return "DUPLICATE"
+            self.quarantined.add((event.key, event.digest))
+            return "CONFLICT"
+        self.holders[event.key] = (len(self.holders) + 1, event.digest)
+        if was_used:
+            self.forked.add(event.key)
+        for currency, minor in (event.amounts or {"XXX": 0}).items():
+            count, money, digests = self.days.get((event.device_id, currency), (0, 0, 0))
+            digests = (digests + int.from_bytes(event.digest)) % 2**128
+            self.days[event.device_id, currency] = (count + 1, money + minor, digests)
+        return "ACCEPTED"
+
+
+@dataclass
+class Tenant:
+    """What the judge's rows add up to, group after group."""
+
+    head: int = 0
+    holders: dict = field(default_factory=dict)
+    numbers: dict = field(default_factory=dict)
+    days: dict = field(default_factory=dict)
+    quarantined: set = field(default_factory=set)
+    forked: set = field(default_factory=set)
+
+    def judge(self, group: list[Candidate | Refusal]) -> Judgement:
+        keys = {event.key for event in group if isinstance(event, Candidate)}
+        offered = presented(group)
+        found = judge(
+            group,
+            head=self.head,
+            held={key: holder for key, holder in self.holders.items() if key in keys},
+            seen={
+                outbox: ranges(
+                    self.numbers[outbox] & {n for first, end in of for n in range(first, end)}
+                )
+                for outbox, of in offered.items()
+                if outbox in self.numbers
+            },
+            numbers=offered,
+        )
+        self._write(found)
+        return found
+
+    def _write(self, found: Judgement) -> None:
+        self.head = found.head
+        for position, flags, event in found.stored:
+            assert event.key not in self.holders
+            self.holders[event.key] = Holder(position, event.digest)
+            if flags & FORKED:
+                self.forked.add(event.key)
+        for outbox, news in found.progress.items():
+            numbers = self.numbers.setdefault(outbox, set())
+            numbers.update(n for first, end in news for n in range(first, end))
+        for day, total in found.days.items():
+            count, money, digests = self.days.get((day.device_id, day.currency), (0, 0, 0))
+            self.days[day.device_id, day.currency] = (
+                count + total.event_count,
+                money + total.amount_minor,
+                (digests + total.digest_sum) % 2**128,
+            )
+        self.quarantined.update((event.key, event.digest) for _, event in found.quarantined)
+
+
+@st.composite
+def offers(draw) -> Candidate | Refusal:
+    event = an_event(
+        draw(st.sampled_from(["a", "b", "c", "d", "e", ""])),
+        receipt=draw(st.sampled_from("12")),
+        amounts=draw(st.sampled_from([[], [("USD", 100)], [("USD", 2**63 - 1), ("EUR", -3)]])),
+        number=draw(st.sampled_from([None, 1, 2, 3])),
+    )
+    return examined(draw(st.sampled_from(TILLS)), event)[0]
+
+
+@given(st.lists(st.lists(offers(), max_size=8), max_size=6))
+def test_grouping_changes_no_outcome(groups):
+    """Whether a till's sales come one by one or a thousand at once, the shopkeeper's books say the
+    same."""
+    model, tenant = Model(), Tenant()
+
+    for group in groups:
+        expected = [model.take(event) for event in group]
+        assert names(tenant.judge(group).verdicts) == expected
+
+    assert tenant.holders == model.holders
+    assert tenant.days == model.days
+    assert tenant.quarantined == model.quarantined
+    assert tenant.forked == model.forked
+    assert {
+        (*outbox, number) for outbox, numbers in tenant.numbers.items() for number in numbers
+    } == {number for number in model.numbers if number[2]}
+    assert [position for position, _ in model.holders.values()] == [*range(1, tenant.head + 1)]
+
+
+def a_group(*events, device=TILLS[0]):
+    return examined(device, *events)
+
+
+def test_i2_a_sale_twice_in_one_batch_counts_once():
+    """A till that stutters inside one batch hears ACCEPTED and then DUPLICATE, at one place."""
+    found = Tenant().judge(a_group(an_event("a"), an_event("a")))
+
+    assert names(found.verdicts) == ["ACCEPTED", "DUPLICATE"]
+    assert [verdict.position for verdict in found.verdicts] == [1, 1]
+    assert len(found.stored) == 1
+
+
+def test_i3_another_sale_under_the_same_key_in_one_batch_is_kept_aside():
+    """Two tills that number their receipts alike lose neither sale."""
+    found = Tenant().judge(a_group(an_event("a"), an_event("a", receipt="2")))
+
+    assert names(found.verdicts) == ["ACCEPTED", "CONFLICT"]
+    assert found.verdicts[1].position == 1
+    assert found.verdicts[1].refusal[0] == "KEY_CONFLICT"
+    assert [position for position, _ in found.quarantined] == [1]
+
+
+def test_a_reused_number_is_a_fork_once_per_event():
+    """A cloned disk shows: the second sale under a number is flagged, a mere repeat is not."""
+    tenant = Tenant()
+    tenant.judge(a_group(an_event("a", number=1)))
+
+    found = tenant.judge(a_group(an_event("a", number=1), an_event("b", number=1)))
+
+    assert names(found.verdicts) == ["DUPLICATE", "ACCEPTED"]
+    assert [bool(verdict.flags & FORKED) for verdict in found.verdicts] == [False, True]
+
+
+def test_the_same_number_of_another_till_or_epoch_is_no_fork():
+    """Every till counts from one; that is no alarm."""
+    tenant = Tenant()
+    tenant.judge(a_group(an_event("a", number=1)))
+
+    other_till = tenant.judge(a_group(an_event("b", number=1), device=TILLS[1]))
+    other_epoch = tenant.judge(a_group(an_event("c", number=1, epoch=8)))
+
+    assert not other_till.verdicts[0].flags & FORKED
+    assert not other_epoch.verdicts[0].flags & FORKED
+
+
+def test_a_retry_of_stored_sales_has_nothing_to_write():
+    """A till that asks again costs head office no write."""
+    tenant = Tenant()
+    group = a_group(an_event("a", number=1), an_event("b", number=2))
+    tenant.judge(group)
+
+    again = tenant.judge(group)
+
+    assert names(again.verdicts) == ["DUPLICATE", "DUPLICATE"]
+    assert (again.stored, again.progress, again.days) == ([], {}, {})
+    assert again.head == 2
+
+
+def test_numbers_become_the_fewest_ranges():
+    """A till's million sales in a row are one range and not a million rows."""
+    assert ranges([5, 1, 2, 3, 9, 4]) == ((1, 6), (9, 10))
+    assert ranges([]) == ()
