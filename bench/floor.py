@@ -18,10 +18,10 @@ from tillsync_service.ingest.verdicts import judge, presented
 
 _SQL = statements("tillsync_service.ingest")
 
-BARE_TABLE = (
-    "CREATE TABLE IF NOT EXISTS public.bare (key text PRIMARY KEY, received_at timestamptz, body bytea)"
+BARE_TABLE = "CREATE TABLE IF NOT EXISTS public.bare (key text PRIMARY KEY, received_at timestamptz, body bytea)"
+BARE_INSERT = (
+    "INSERT INTO public.bare SELECT k, now(), b FROM unnest($1::text[], $2::bytea[]) AS x (k, b)"
 )
-BARE_INSERT = "INSERT INTO public.bare SELECT k, now(), b FROM unnest($1::text[], $2::bytea[]) AS x (k, b)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Batch:
 def prepare(till: Till, events: Sequence[Event]) -> Batch:
     """The arguments for one batch, made before the clock runs."""
     now = datetime.now(UTC)
-    candidates = [c for c in (examine(e, till.device, now) for e in events) if isinstance(c, Candidate)]
+    candidates = [c for c in examine(events, till.device, now) if isinstance(c, Candidate)]
     judgement = judge(candidates, head=0, held={}, seen={}, numbers=presented(candidates))
     columns = store._columns(map(store._event_row, judgement.stored), 15)  # noqa: SLF001
     return Batch(

@@ -228,6 +228,22 @@ def test_program_that_holds_the_old_file_follows_to_the_new_one(path):
     new.close()
 
 
+def test_program_that_comes_late_does_not_put_the_new_file_aside(path):
+    """Two programs meet the same bad sector; one has already begun a new file when the other
+    wants to: the other joins it, and the sale in it stays."""
+    late = open_outbox(path)
+    first = open_outbox(path)
+    first._file._replace("bad sector")
+    first.record(a_sale(), key="in the new file")
+
+    late._file._replace("bad sector")
+
+    assert len(set_aside(path)) == 1
+    assert keys_waiting(late) == ["in the new file"]
+    late.close()
+    first.close()
+
+
 def test_file_that_was_replaced_while_a_sale_was_written_gets_the_sale(path, monkeypatch):
     """The file is set aside between a sale's write and its receipt: the sale is in the new file
     before the cashier gets the receipt."""

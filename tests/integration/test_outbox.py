@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ import pytest
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_agent import EventNotRecordable, Outbox, OutboxUnavailable
+from tillsync_agent import statements as sql
 from tillsync_agent.outbox import MAX_HOLD_SECONDS, Settlement, default_path
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -300,6 +302,25 @@ def test_acknowledged_sales_are_pruned_oldest_first_when_they_are_too_many(outbo
     assert first_left.sequence == 1200, "the newest was pruned"
 
 
+def test_nothing_but_pruning_deletes_and_it_cannot_delete_what_waits(outbox, path):
+    """Whatever goes wrong elsewhere, no statement of the agent can throw a sale away that head
+    office has not acknowledged."""
+    deleting = [value for value in vars(sql).values() if "DELETE" in str(value)]
+    assert deleting == [sql.DELETE]
+    for number in range(4):
+        outbox.record(a_sale(number))
+    rows = outbox.take()
+    for row, outcome in zip(rows, ("conflict", "rejected", "accepted"), strict=False):
+        outbox.settle(settled([row], outcome))
+
+    with sqlite3.connect(path) as connection:
+        connection.executemany(sql.DELETE, [(row.id,) for row in rows])
+    connection.close()
+
+    summary = outbox.summary()
+    assert (summary.waiting, summary.dead_letters, summary.settled) == (1, 2, 0)
+
+
 def test_new_epoch_counts_from_one_again(outbox):
     """A cloned till is told apart: it goes on under another number, and loses nothing."""
     before = outbox.record(a_sale(1))
@@ -415,9 +436,11 @@ def test_forked_program_records_beside_its_parent(outbox, path):
     if child == 0:
         status = 1
         try:
+            inherited = outbox._file._connection
             for _ in range(20):
                 outbox.record(a_sale())
-            status = 0
+            # SQLite forbids a connection to cross a fork, although it mostly goes well.
+            status = int(outbox._file._connection is inherited)
         finally:
             os._exit(status)
     for _ in range(20):

@@ -60,4 +60,4 @@ def some_events(count: int) -> list[Event]:
 
 def examined(device: Device, *events: Event) -> list[Candidate | Refusal]:
     """The events as a batch of `device`, ready for a group commit."""
-    return [examine(event, device, NOW) for event in events]
+    return examine(events, device, NOW)

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.builders import NOW, a_body, a_device, an_event
+from support.builders import NOW, a_body, a_device, an_event, examined
 from tillsync.v1.event_pb2 import Event, EventFlag
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.identity import Device
@@ -16,7 +16,6 @@ from tillsync_service.ingest.examine import (
     Candidate,
     Refusal,
     digest,
-    examine,
 )
 from tillsync_service.ingest.wire import flags_of
 
@@ -24,13 +23,13 @@ INT64_MAX = 2**63 - 1
 
 
 def stored(event: Event, device: Device | None = None) -> Candidate:
-    candidate = examine(event, device or a_device(), NOW)
+    (candidate,) = examined(device or a_device(), event)
     assert isinstance(candidate, Candidate)
     return candidate
 
 
 def refused(event: Event) -> Refusal:
-    refusal = examine(event, a_device(), NOW)
+    (refusal,) = examined(a_device(), event)
     assert isinstance(refusal, Refusal)
     return refusal
 
@@ -246,6 +245,6 @@ def test_no_event_makes_the_service_stumble(event):
     """Whatever a till sends, the answer is a verdict and never a crash that stops the batch."""
     event.body.type_url = "t"
 
-    outcome = examine(event, a_device(), NOW)
+    (outcome,) = examined(a_device(), event)
 
     assert isinstance(outcome, Candidate | Refusal)

@@ -30,6 +30,8 @@ CHECKPOINT_EVERY_SECONDS = 60.0
 PRUNE_EVERY_SECONDS = 3_600.0
 # `status` holds the lock for an instant to see whether an agent runs; that must stop no agent.
 LOCK_PATIENCE_SECONDS = 2.0
+# When only held rows wait, and none of them gets through for so long, a drain has done its part.
+HELD_PATIENCE_SECONDS = 3.0
 # How long a stopping agent waits for the answer to the batch that is under way.
 STOP_PATIENCE_SECONDS = 10.0
 
@@ -213,13 +215,16 @@ async def watch(
     *,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> Drained:
-    """Looks on until nothing waits, only held rows do, or the time is over."""
+    """Looks on until nothing waits, only held rows do and stay, or the time is over."""
     deadline = time.monotonic() + timeout_seconds
+    moved_at = time.monotonic()
     while True:
         waiting, held = await asyncio.to_thread(outbox.backlog)
         progress(waiting)
         left_seconds = deadline - time.monotonic()
-        if waiting and held == waiting:
+        if held < waiting:
+            moved_at = time.monotonic()
+        elif waiting and time.monotonic() - moved_at > HELD_PATIENCE_SECONDS:
             why = (await asyncio.to_thread(outbox.summary)).held_error
             return Drained(waiting, f"held back by themselves: {why}")
         if not waiting or left_seconds <= 0:

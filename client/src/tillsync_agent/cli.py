@@ -1,4 +1,3 @@
-
 """tillsync-agent: the agent's command line.
 
 Exit codes, the same for every command:

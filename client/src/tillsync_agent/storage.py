@@ -99,8 +99,7 @@ def transaction(connection: Connection, work: Work[T], begin: Begin) -> T:
 
 def transaction_within(connection: Connection, work: Work[T]) -> T:
     """Does `work` in the transaction that is open, or nothing of it; commits nothing."""
-    cursor = Cursor(connection)
-    cursor.row_factory = None
+    cursor = Cursor(connection)  # and not connection.cursor(), which takes over its row_factory
     cursor.execute("SAVEPOINT tillsync")
     try:
         result = work(cursor)
@@ -252,7 +251,6 @@ def _migrate(connection: Connection, version: int, *stamps: str) -> None:
 
 def value_of(source: Connection | Cursor, query: str) -> object:
     cursor = Cursor(source if isinstance(source, Connection) else source.connection)
-    cursor.row_factory = None
     row = cursor.execute(query).fetchone()
     cursor.close()
     return row[0] if row else None

@@ -29,9 +29,11 @@ from tillsync_agent.settle import Decision, Then
 _log = getLogger(__name__)
 T = TypeVar("T")
 
-# A row that makes a call fail by itself waits a minute, then two, up to an hour; without jitter,
-# because it is one device's row and no fleet's.
-HOLD = Backoff(first_seconds=60.0, cap_seconds=3_600.0)
+# A row that makes a call fail by itself waits 2 s, then 4, up to an hour, without jitter: it is one
+# device's row and no fleet's. One that is only suspected, because the service or the link may be at
+# fault, waits at most twice as long as any try: when they heal, nothing is late for long.
+HOLD_FIRST_SECONDS = 2.0
+HOLD_CAP_SECONDS = 3_600.0
 # So many culprits without one success between them, and it is not the rows: slow down.
 CULPRITS_IN_A_ROW = 3
 NOTE_EVERY_SECONDS = 1.0
@@ -177,11 +179,17 @@ class Uploader:
             for settlement in decision.settlements:
                 self._held_times.pop(settlement.id, None)
         for row_id in decision.hold:
-            times = self._held_times.get(row_id, 0)
-            self._held_times[row_id] = times + 1
-            until = self._clocks.wall() + timedelta(seconds=HOLD.delay_seconds(times, luck=1.0))
-            await self._off_loop(self._outbox.hold, [row_id], until, decision.error)
+            await self._hold(row_id, decision)
         self._resize(len(rows), decision)
+
+    async def _hold(self, row_id: int, decision: Decision) -> None:
+        suspected_only = decision.then is Then.WAIT
+        cap = self._settings.max_wait_seconds * 2 if suspected_only else HOLD_CAP_SECONDS
+        times = self._held_times.get(row_id, 0)
+        self._held_times[row_id] = times + 1
+        seconds = Backoff(HOLD_FIRST_SECONDS, cap).delay_seconds(times, luck=1.0)
+        until = self._clocks.wall() + timedelta(seconds=seconds)
+        await self._off_loop(self._outbox.hold, [row_id], until, decision.error)
 
     async def _is_our_epoch(self, rows: Sequence[Waiting], forked: Sequence[int]) -> bool:
         """Whether a forked row is of the present epoch; those of an older one tell nothing new."""
@@ -205,7 +213,7 @@ class Uploader:
         self._state.succeeded()
         self.note.link, self.note.failures_in_a_row = self._state.state, 0
         self.note.next_try_at = ""
-        if decision.error:
+        if decision.error and decision.then is not Then.NEW_TOKEN:
             self._write_error(decision.error)
         return 0.0
 

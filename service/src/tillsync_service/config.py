@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -111,7 +111,8 @@ class Settings(BaseSettings):
 
 def login_of(url: str) -> str | None:
     """The login that a database URL names."""
-    return urlsplit(url).username
+    login = urlsplit(url).username
+    return None if login is None else unquote(login)
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
@@ -125,12 +126,14 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 
 def _refuse_misspelt(environment: Mapping[str, str]) -> None:
     # pydantic-settings passes over an unknown variable, and a misspelt limit is then no limit.
-    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *CLIENT_SETTINGS)]
-    for name in environment:
-        if name.startswith(PREFIX) and not name.startswith(_NOT_OURS) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"{name} is not a setting of tillsync-service.{hint}")
+    known = [name.upper() for name in (*Settings.model_fields, *CLIENT_SETTINGS)]
+    for variable in environment:
+        name = variable.removeprefix(PREFIX)
+        if name == variable or variable.startswith(_NOT_OURS) or name in known:
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {PREFIX}{close[0]}?" if close else ""
+        raise SettingsError(f"{variable} is not a setting of tillsync-service.{hint}")
 
 
 def _one_line(error: ValidationError) -> str:

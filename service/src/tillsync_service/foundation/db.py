@@ -21,6 +21,9 @@ import asyncpg
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import ServiceError, Unavailable
 
+# A standard UUID to everybody else, and one that hashes and encodes in C.
+FastUUID: TypeAlias = asyncpg.pgproto.pgproto.UUID
+
 Row: TypeAlias = asyncpg.Record
 
 # SQLSTATE classes that blame the data and not the database.

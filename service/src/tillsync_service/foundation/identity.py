@@ -4,8 +4,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
-from asyncpg.pgproto.pgproto import UUID as _FastUUID  # noqa: N811
-
+from tillsync_service.foundation.db import FastUUID
 from tillsync_service.foundation.errors import PermissionDenied
 
 
@@ -19,10 +18,9 @@ class Device:
     suspect: bool = False
 
     def __post_init__(self) -> None:
-        # asyncpg's UUIDs equal the standard ones, and hash and encode in C: every event of a batch
-        # does both.
+        # Every event of a batch hashes and encodes them.
         for name in ("tenant_id", "store_id", "device_id"):
-            object.__setattr__(self, name, _FastUUID(getattr(self, name).bytes))
+            object.__setattr__(self, name, FastUUID(getattr(self, name).bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ async def take_in(store: IngestStore, path: Path, now: datetime) -> TakenIn:
         events = file.events()
         while batch := list(islice(events, limits.MAX_BATCH_EVENTS)):
             receipt = await group_commit.submit(
-                file.device.tenant_id, [examine(event, file.device, now) for event in batch]
+                file.device.tenant_id, examine(batch, file.device, now)
             )
             outcomes.update(_outcome_name(verdict) for verdict in receipt.verdicts)
     return TakenIn(outcomes, file.is_whole)

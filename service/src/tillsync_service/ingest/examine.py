@@ -4,6 +4,7 @@ What can be stored is stored: a business rule never refuses a sale, and neither 
 what Postgres or the limits cannot hold becomes a Refusal.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -26,7 +27,6 @@ DIGEST_BYTES = 16
 NOT_STORABLE = reason_name(ErrorReason.ERROR_REASON_EVENT_NOT_STORABLE)
 TOO_LARGE = reason_name(ErrorReason.ERROR_REASON_EVENT_TOO_LARGE)
 
-_CLOCK_PLAUSIBLE = timedelta(seconds=limits.CLOCK_PLAUSIBLE_SECONDS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -76,13 +76,21 @@ def digest(type_url: str, body: bytes) -> bytes:
     return sha256(b"%b\0%b" % (type_url.encode(), body)).digest()[:DIGEST_BYTES]
 
 
-def examine(event: Event, device: Device, now: datetime) -> Candidate | Refusal:
-    """The event as it will be stored, or why it cannot be. `now` is the service's clock."""
+def examine(events: Iterable[Event], device: Device, now: datetime) -> list[Candidate | Refusal]:
+    """Each event as it will be stored, or why it cannot be. `now` is the service's clock."""
+    now_seconds = int(now.timestamp())
+    plausible = range(
+        now_seconds - limits.CLOCK_PLAUSIBLE_SECONDS, now_seconds + limits.CLOCK_PLAUSIBLE_SECONDS
+    )
+    return [_examine(event, device, plausible) for event in events]
+
+
+def _examine(event: Event, device: Device, plausible: range) -> Candidate | Refusal:
     try:
-        return _candidate(event, device, now)
+        return _candidate(event, device, plausible)
     except _NotStorable as error:
         # A number that cannot be stored either is no number to explain a hole with.
-        numbered = _is_numbered(event)
+        numbered = _is_numbered(event.device_sequence, event.outbox_epoch)
         return Refusal(
             device.device_id,
             event.outbox_epoch if numbered else 0,
@@ -101,7 +109,7 @@ class _NotStorable(Exception):
         self.reason = reason
 
 
-def _candidate(event: Event, device: Device, now: datetime) -> Candidate:
+def _candidate(event: Event, device: Device, plausible: range) -> Candidate:
     key = event.key
     if not 0 < len(key) <= limits.MAX_KEY_CHARACTERS or "\0" in key:
         raise _NotStorable("key", "A key has 1 to 200 characters and no NUL.")
@@ -112,12 +120,12 @@ def _candidate(event: Event, device: Device, now: datetime) -> Candidate:
     if len(body) > limits.MAX_BODY_BYTES:
         raise _NotStorable("body.value", "A body has at most 1 MiB.", TOO_LARGE)
     sequence, epoch = event.device_sequence, event.outbox_epoch
-    if (sequence or epoch) and not _is_numbered(event):
+    if (sequence or epoch) and not _is_numbered(sequence, epoch):
         raise _NotStorable(
             "device_sequence",
             "outbox_epoch and device_sequence are both positive (below 2^63 - 1), or both 0.",
         )
-    occurred_at, flags = _occurred_at(event, now)
+    occurred_at, flags = _occurred_at(event, plausible)
     business_day = _business_day(event.business_day)
     if business_day is UNDECLARED_DAY:
         flags |= _DAY_UNDECLARED
@@ -142,12 +150,12 @@ def _candidate(event: Event, device: Device, now: datetime) -> Candidate:
     )
 
 
-def _is_numbered(event: Event) -> bool:
+def _is_numbered(sequence: int, epoch: int) -> bool:
     # The largest number is left out because a range that ends after it could not be written.
-    return 0 < event.device_sequence < _INT64_MAX and event.outbox_epoch > 0
+    return 0 < sequence < _INT64_MAX and epoch > 0
 
 
-def _occurred_at(event: Event, now: datetime) -> tuple[datetime | None, int]:
+def _occurred_at(event: Event, plausible: range) -> tuple[datetime | None, int]:
     if not event.HasField("occurred_at"):
         return None, _CLOCK_ABSENT
     timestamp = event.occurred_at
@@ -155,8 +163,7 @@ def _occurred_at(event: Event, now: datetime) -> tuple[datetime | None, int]:
     if not _FIRST_SECOND <= seconds <= _LAST_SECOND or not 0 <= nanos < 10**9:
         return None, _CLOCK_UNREADABLE
     occurred_at = _EPOCH + timedelta(0, seconds, nanos // 1000)
-    is_plausible = -_CLOCK_PLAUSIBLE < occurred_at - now < _CLOCK_PLAUSIBLE
-    return occurred_at, 0 if is_plausible else _CLOCK_IMPLAUSIBLE
+    return occurred_at, 0 if seconds in plausible else _CLOCK_IMPLAUSIBLE
 
 
 @lru_cache(maxsize=1024)
@@ -176,9 +183,10 @@ def _business_day(text: str) -> date:
 
 def _amounts(event: Event) -> dict[str, int]:
     amounts: dict[str, int] = {}
-    if len(event.amounts) > limits.MAX_AMOUNTS:
+    entries = event.amounts[:]  # a list: iterating the field itself ends in a costly exception
+    if len(entries) > limits.MAX_AMOUNTS:
         raise _NotStorable("amounts", "An event has at most 16 amounts.")
-    for amount in event.amounts:
+    for amount in entries:
         currency = amount.currency
         if not 0 < len(currency) <= limits.MAX_CURRENCY_CHARACTERS or "\0" in currency:
             raise _NotStorable("amounts.currency", "A currency has 1 to 12 characters and no NUL.")

@@ -88,9 +88,7 @@ async def _head_and_holders(
 
 
 def _held(rows: Iterable[Row]) -> dict[str, Holder]:
-    return {
-        row["key"]: Holder(row["position"], row["digest"]) for row in rows if row["key"] is not None
-    }
+    return {row["key"]: (row["position"], row["digest"]) for row in rows if row["key"] is not None}
 
 
 async def _seen(

@@ -18,6 +18,13 @@ DIGEST_MODULUS = 2**128
 
 Outbox = tuple[UUID, int]  # device id, outbox epoch
 Ranges = tuple[tuple[int, int], ...]  # half-open [first, end), ascending, not touching
+Holder = tuple[int, bytes]  # position and digest of the event that holds a key
+Day = tuple[UUID, date, str]  # device id, business day, currency: one row of the books
+
+_NO_AMOUNTS = {NO_CURRENCY: 0}
+_UNNUMBERED: set[int] = set()  # never written to
+# Outcome's values are looked up by a slow __getattr__: this one is needed for every event.
+ACCEPTED = Outcome.OUTCOME_ACCEPTED
 
 _CONFLICT = (
     reason_name(ErrorReason.ERROR_REASON_KEY_CONFLICT),
@@ -33,21 +40,6 @@ class Verdict(NamedTuple):
     position: int = 0
     flags: int = 0
     refusal: tuple[str, str, str] | None = None
-
-
-class Holder(NamedTuple):
-    """Which event a key belongs to."""
-
-    position: int
-    digest: bytes
-
-
-class Day(NamedTuple):
-    """One row of a device's books."""
-
-    device_id: UUID
-    business_day: date
-    currency: str
 
 
 @dataclass(slots=True)
@@ -90,20 +82,21 @@ def judge(
     holders = dict(held)
     used = {outbox: _members(seen.get(outbox, ())) for outbox in numbers}
     for event in examined:
+        sequence = event.device_sequence
+        used_here = used[event.device_id, event.outbox_epoch] if sequence else _UNNUMBERED
         if isinstance(event, Refusal):
             verdict = _reject(judgement, event)
         elif (holder := holders.get(event.key)) is None:
-            is_fork = event.device_sequence in used.get((event.device_id, event.outbox_epoch), ())
-            verdict = _accept(judgement, event, event.flags | FORKED if is_fork else event.flags)
-            holders[event.key] = Holder(verdict.position, event.digest)
-        elif holder.digest == event.digest:
-            verdict = Verdict(Outcome.OUTCOME_DUPLICATE, holder.position)
+            verdict = _accept(judgement, event, is_fork=sequence in used_here)
+            holders[event.key] = (verdict.position, event.digest)
+        elif holder[1] == event.digest:
+            verdict = Verdict(Outcome.OUTCOME_DUPLICATE, holder[0])
         else:
-            judgement.quarantined.append((holder.position, event))
-            verdict = Verdict(Outcome.OUTCOME_CONFLICT, holder.position, refusal=_CONFLICT)
+            judgement.quarantined.append((holder[0], event))
+            verdict = Verdict(Outcome.OUTCOME_CONFLICT, holder[0], refusal=_CONFLICT)
         judgement.verdicts.append(verdict)
-        if event.device_sequence:
-            used[event.device_id, event.outbox_epoch].add(event.device_sequence)
+        if sequence:
+            used_here.add(sequence)
     return judgement
 
 
@@ -129,19 +122,20 @@ def ranges(numbers: Iterable[int]) -> Ranges:
     return tuple(result)
 
 
-def _accept(judgement: Judgement, event: Candidate, flags: int) -> Verdict:
-    judgement.head += 1
-    judgement.stored.append((judgement.head, flags, event))
+def _accept(judgement: Judgement, event: Candidate, *, is_fork: bool) -> Verdict:
+    judgement.head = position = judgement.head + 1
+    flags = event.flags | FORKED if is_fork else event.flags
+    judgement.stored.append((position, flags, event))
     digest_number = int.from_bytes(event.digest)
-    for currency, minor_units in event.amounts.items() or ((NO_CURRENCY, 0),):
-        day = Day(event.device_id, event.business_day, currency)
+    for currency, minor_units in (event.amounts or _NO_AMOUNTS).items():
+        day = (event.device_id, event.business_day, currency)
         total = judgement.days.get(day)
         if total is None:
             total = judgement.days[day] = DayTotal()
         total.event_count += 1
         total.amount_minor += minor_units
         total.digest_sum += digest_number
-    return Verdict(Outcome.OUTCOME_ACCEPTED, judgement.head, flags)
+    return Verdict(ACCEPTED, position, flags)
 
 
 def _reject(judgement: Judgement, refusal: Refusal) -> Verdict:

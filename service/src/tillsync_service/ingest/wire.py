@@ -32,7 +32,7 @@ def examined(
         raise InvalidRequest(
             "events", f"A batch has 1 to {limits.MAX_BATCH_EVENTS:,} events, not {len(events):,}."
         )
-    return [examine(event, device, now) for event in events]
+    return examine(events, device, now)
 
 
 def fill(response: Response, receipt: Receipt, now: datetime) -> Response:
