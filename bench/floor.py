@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -18,10 +19,21 @@ from tillsync_service.ingest.verdicts import judge, presented
 
 _SQL = statements("tillsync_service.ingest")
 
-BARE_TABLE = "CREATE TABLE IF NOT EXISTS public.bare (key text PRIMARY KEY, received_at timestamptz, body bytea)"
+BARE_TABLE = (
+    "CREATE TABLE IF NOT EXISTS public.bare "
+    "(key text PRIMARY KEY, received_at timestamptz, body bytea)"
+)
 BARE_INSERT = (
     "INSERT INTO public.bare SELECT k, now(), b FROM unnest($1::text[], $2::bytea[]) AS x (k, b)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Wall-clock seconds, and CPU seconds of this process."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +62,32 @@ def prepare(till: Till, events: Sequence[Event]) -> Batch:
     )
 
 
-async def write(url: str, lanes: Sequence[tuple[Till, Sequence[Batch]]]) -> float:
-    """Seconds that it takes to write every lane's batches, one connection a lane."""
+async def write(url: str, lanes: Sequence[tuple[Till, Sequence[Batch]]]) -> Cost:
+    """What it costs to write every lane's batches, one connection a lane."""
+    return await _timed(url, [partial(_lane, till=till, batches=own) for till, own in lanes])
+
+
+async def write_bare(url: str, lanes: Sequence[tuple[Till, Sequence[Batch]]]) -> Cost:
+    """The same for one bare table with one index: the difference is what the guarantees cost."""
+    return await _timed(url, [partial(_bare_lane, batches=own) for _till, own in lanes])
+
+
+async def _timed(
+    url: str, lanes: Sequence[Callable[[asyncpg.Connection], Awaitable[None]]]
+) -> Cost:
     connections = [await asyncpg.connect(url, server_settings={"jit": "off"}) for _ in lanes]
     try:
-        began = time.perf_counter()
-        await asyncio.gather(*(_lane(c, *lane) for c, lane in zip(connections, lanes, strict=True)))
-        return time.perf_counter() - began
+        began, cpu_began = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(lane(c) for c, lane in zip(connections, lanes, strict=True)))
+        return Cost(time.perf_counter() - began, time.process_time() - cpu_began)
     finally:
         for connection in connections:
             await connection.close()
+
+
+async def _bare_lane(connection: asyncpg.Connection, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        await connection.execute(BARE_INSERT, batch.keys, batch.bodies)
 
 
 async def _lane(connection: asyncpg.Connection, till: Till, batches: Sequence[Batch]) -> None:
@@ -85,21 +113,3 @@ async def _lane(connection: asyncpg.Connection, till: Till, batches: Sequence[Ba
             *batch.numbers,
         )
         await connection.execute("COMMIT")
-
-
-async def write_bare(url: str, lanes: Sequence[Sequence[Batch]]) -> float:
-    """Seconds for the same keys and bodies into one bare table with one index: what the
-    guarantees cost is the difference."""
-    connections = [await asyncpg.connect(url) for _ in lanes]
-
-    async def lane(connection: asyncpg.Connection, batches: Sequence[Batch]) -> None:
-        for batch in batches:
-            await connection.execute(BARE_INSERT, batch.keys, batch.bodies)
-
-    try:
-        began = time.perf_counter()
-        await asyncio.gather(*(lane(c, b) for c, b in zip(connections, lanes, strict=True)))
-        return time.perf_counter() - began
-    finally:
-        for connection in connections:
-            await connection.close()

@@ -25,7 +25,17 @@ class Till:
 
     @classmethod
     def of(cls, tenant_id: UUID) -> "Till":
-        return cls(Device(tenant_id, uuid4(), uuid4()), random.getrandbits(62) | 1)  # noqa: S311
+        return cls.of_device(Device(tenant_id, uuid4(), uuid4()))
+
+    @classmethod
+    def nowhere(cls) -> "Till":
+        """A till whose events are only recorded."""
+        return cls.of(uuid4())
+
+    @classmethod
+    def of_device(cls, device: Device) -> "Till":
+        """The device with a new outbox."""
+        return cls(device, random.getrandbits(62) | 1)
 
 
 def sales(till: Till, count: int, *, seed: int = 1) -> Iterator[Event]:

@@ -46,18 +46,6 @@ async def rows_left(migrator, tenant_id):
     return {table: count for table, count in left.items() if count}
 
 
-async def a_busy_tenant(fleet):
-    """A disposable tenant with a till that has sold, and something in every table."""
-    till = await fleet.an_enrolled_till()
-    token = (await till.issue(rotate=True)).access_token
-    async with Caller(fleet.address, token) as sender:
-        events = [an_event(number=n, key=f"{n}") for n in range(1, 6)]
-        conflict = an_event(number=6, key="1", receipt="other")
-        refused = an_event(number=7, key="")
-        await sender.offer(*events, conflict, refused)
-    return till.identity.tenant_id, token
-
-
 def delete(fleet, tenant_id):
     return fleet.operator().call("DeleteTenant", tenant_id=tenant_id)
 
@@ -78,8 +66,8 @@ async def test_a_disposable_tenant_goes_with_everything_in_it(fleet, migrator, m
     """A load test cleans up after itself: every row of its tenant goes, in chunks, nobody else's
     does, and the operator hears how many events went."""
     monkeypatch.setattr(admin_store, "REMOVE_CHUNK_ROWS", 2)
-    tenant_id, _ = await a_busy_tenant(fleet)
-    other_id, _ = await a_busy_tenant(fleet)
+    tenant_id, _ = await fleet.a_busy_tenant()
+    other_id, _ = await fleet.a_busy_tenant()
     before = await rows_left(migrator, other_id)
     assert before.keys() == await tables_with_a_tenant(migrator), "the test fills every table"
 
@@ -93,7 +81,7 @@ async def test_a_disposable_tenant_goes_with_everything_in_it(fleet, migrator, m
 
 async def test_a_retailers_tenant_is_kept(fleet, migrator):
     """An operator who deletes the wrong tenant is stopped: sales are kept."""
-    tenant_id, _ = await a_busy_tenant(fleet)
+    tenant_id, _ = await fleet.a_busy_tenant()
     await migrator.execute("UPDATE tillsync.tenant SET disposable = false")
     before = await rows_left(migrator, tenant_id)
 
@@ -109,7 +97,7 @@ async def test_a_retailers_tenant_is_kept(fleet, migrator):
 async def test_a_removal_that_broke_off_goes_on_where_it_was(fleet, migrator):
     """The database goes away in the middle of a removal: the tenant takes no more sales, and the
     same call again removes the rest."""
-    tenant_id, token = await a_busy_tenant(fleet)
+    tenant_id, token = await fleet.a_busy_tenant()
     await migrator.execute(
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '57014'; END $$;"
@@ -131,7 +119,7 @@ async def test_a_removal_that_broke_off_goes_on_where_it_was(fleet, migrator):
 async def test_a_sale_that_comes_during_a_removal_leaves_nothing_behind(fleet, migrator):
     """A load test's last tills still send while its tenant is removed: each sale goes with the
     tenant or is refused, and no row stays."""
-    tenant_id, token = await a_busy_tenant(fleet)
+    tenant_id, token = await fleet.a_busy_tenant()
 
     async def sell_until_refused():
         async with Caller(fleet.address, token) as sender:

@@ -8,8 +8,8 @@ import pytest
 
 from support.fleet import fleet_served
 from support.service import failure_of
-from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 from tillsync.v1 import admin_service_pb2 as pb
+from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 
 A_UUID = str(uuid4())
 
@@ -123,9 +123,7 @@ async def test_a_list_without_a_page_size_shows_a_hundred(operator):
         await a_store(operator, tenant_id, f"{number}")
 
     first = await operator.call("ListStores", tenant_id=tenant_id)
-    rest = await operator.call(
-        "ListStores", tenant_id=tenant_id, page_token=first.next_page_token
-    )
+    rest = await operator.call("ListStores", tenant_id=tenant_id, page_token=first.next_page_token)
 
     assert (len(first.stores), len(rest.stores)) == (100, 1)
     assert not rest.next_page_token

@@ -1,13 +1,10 @@
 """A till joins a store with a code, once, whatever happens to the answer."""
 
-import asyncio
-
 import asyncpg
 import grpc
 import pytest
 
-from support.fleet import a_secret, fleet_served, hash_of
-from support.polling import eventually
+from support.fleet import a_secret, fleet_served, hash_of, together
 from support.service import failure_of
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
@@ -28,36 +25,6 @@ async def migrator(admin_database_url):
 
 async def devices(migrator):
     return await migrator.fetchval("SELECT count(*) FROM tillsync.device")
-
-
-async def waiting_for_a_lock(migrator):
-    """How many of the service's transactions stand before a row that somebody holds."""
-    return await migrator.fetchval(
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-
-
-@pytest.fixture
-async def together(migrator, admin_database_url):
-    """Runs calls so that all of them stand before the table's rows before the first goes on."""
-
-    async def run(table, *calls):
-        holder = await asyncpg.connect(admin_database_url)
-        try:
-            async with holder.transaction():
-                await holder.execute(f"SELECT FROM tillsync.{table} FOR UPDATE")
-                tasks = [asyncio.ensure_future(call) for call in calls]
-
-                async def all_wait():
-                    return await waiting_for_a_lock(migrator) == len(calls)
-
-                await eventually(all_wait)
-        finally:
-            await holder.close()
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return run
 
 
 async def test_a_till_joins_the_store_that_its_code_is_for(fleet):
@@ -104,12 +71,16 @@ async def test_a_code_is_good_for_one_till(fleet, migrator, expired_since):
     assert await devices(migrator) == 1
 
 
-async def test_of_two_tills_that_come_with_one_code_together_one_joins(fleet, migrator, together):
+async def test_of_two_tills_that_come_with_one_code_together_one_joins(
+    fleet, migrator, admin_database_url
+):
     """Two people set up two tills with one note in the same second: one till joins, the other
     hears that the code is used."""
     code = await fleet.a_code()
 
-    answers = await together("enrolment_code", fleet.till().enrol(code), fleet.till().enrol(code))
+    answers = await together(
+        admin_database_url, "enrolment_code", fleet.till().enrol(code), fleet.till().enrol(code)
+    )
 
     joined = [answer for answer in answers if isinstance(answer, pb.EnrollResponse)]
     (refused,) = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
@@ -118,13 +89,15 @@ async def test_of_two_tills_that_come_with_one_code_together_one_joins(fleet, mi
     assert await devices(migrator) == 1
 
 
-async def test_a_till_that_asks_twice_at_once_is_one_device(fleet, migrator, together):
+async def test_a_till_that_asks_twice_at_once_is_one_device(fleet, migrator, admin_database_url):
     """A till gives up waiting and asks again while its first call is still under way: both answers
     name one device."""
     code = await fleet.a_code()
     till = fleet.till()
 
-    first, second = await together("enrolment_code", till.enrol(code), till.enrol(code))
+    first, second = await together(
+        admin_database_url, "enrolment_code", till.enrol(code), till.enrol(code)
+    )
 
     assert first == second
     assert await devices(migrator) == 1

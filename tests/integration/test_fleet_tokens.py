@@ -1,15 +1,12 @@
 """Tills fetch tokens and rotate their secrets; whoever has a copy is noticed."""
 
-import asyncio
-
 import asyncpg
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
 from support.builders import an_event
-from support.fleet import a_secret, fleet_served, hash_of
-from support.polling import eventually
+from support.fleet import a_secret, fleet_served, hash_of, together
 from support.service import Caller, failure_of, names
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
@@ -275,26 +272,14 @@ async def test_a_stolen_till_is_out_for_as_long_as_a_token_of_it_may_run(fleet, 
 
 
 async def test_two_proposals_at_once_are_judged_one_after_the_other(
-    fleet, till, migrator, admin_database_url
+    fleet, till, admin_database_url
 ):
     """A till and its copy rotate in the same instant: one of the two is noticed."""
     clone = till.image()
-    holder = await asyncpg.connect(admin_database_url)
-    try:
-        async with holder.transaction():
-            await holder.execute("SELECT FROM tillsync.device FOR UPDATE")
-            calls = [asyncio.ensure_future(one.issue(rotate=True)) for one in (till, clone)]
 
-            async def both_wait():
-                return 2 == await migrator.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-
-            await eventually(both_wait)
-    finally:
-        await holder.close()
-    answers = await asyncio.gather(*calls)
+    answers = await together(
+        admin_database_url, "device", till.issue(rotate=True), clone.issue(rotate=True)
+    )
 
     assert sorted(answer.suspect for answer in answers) == [False, True]
 

@@ -1,14 +1,19 @@
 """Fleet and administration behind a real socket, an operator at it, and tills with a memory."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import asyncpg
 import grpc
 
+from support.builders import an_event
+from support.polling import eventually
+from support.service import Caller
 from tillsync.v1 import admin_service_pb2 as admin_pb
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
@@ -27,7 +32,7 @@ from tillsync_service.fleet.store import FleetStore
 from tillsync_service.fleet.tokens import TokenIssuer, TokenVerifier
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
-from tillsync_service.foundation.identity import Caller
+from tillsync_service.foundation.identity import Caller as Identity
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
@@ -48,7 +53,7 @@ class Fleet:
         limit = None if tenant_id is None else UUID(str(tenant_id))
         return OperatorAt(self.channel, self.issuer.operator_token("test", limit, 3600))
 
-    def caller_of(self, token: str) -> Caller:
+    def caller_of(self, token: str) -> Identity:
         """Whom the door lets in with the token."""
         return self.verifier.authenticate(token)
 
@@ -75,6 +80,17 @@ class Fleet:
         till = self.till()
         await till.enrol(await self.a_code())
         return till
+
+    async def a_busy_tenant(self) -> tuple[str, str]:
+        """A disposable tenant with something in every table, and its till's token."""
+        till = await self.an_enrolled_till()
+        token = (await till.issue(rotate=True)).access_token
+        async with Caller(self.address, token) as sender:
+            events = [an_event(number=n, key=f"{n}") for n in range(1, 6)]
+            conflict = an_event(number=6, key="1", receipt="other")
+            refused = an_event(number=7, key="")
+            await sender.offer(*events, conflict, refused)
+        return till.identity.tenant_id, token
 
 
 class OperatorAt:
@@ -111,7 +127,9 @@ def hash_of(secret: bytes) -> bytes:
 class Till:
     """A device that keeps its secrets as the contract says."""
 
-    def __init__(self, stub: DeviceServiceStub, current: bytes = b"", proposal: bytes = b"") -> None:
+    def __init__(
+        self, stub: DeviceServiceStub, current: bytes = b"", proposal: bytes = b""
+    ) -> None:
         self._stub = stub
         self.current = current or a_secret()
         self.next = proposal
@@ -146,6 +164,30 @@ class Till:
         return copy
 
 
+async def together(admin_database_url: str, table: str, *calls: Awaitable[object]) -> list[object]:
+    """The answers of calls that all stood before the table's rows before the first went on."""
+    holder = await asyncpg.connect(admin_database_url)
+    watcher = await asyncpg.connect(admin_database_url)
+    tasks: list[asyncio.Future[object]] = []
+
+    async def all_wait() -> bool:
+        return await watcher.fetchval(
+            "SELECT count(*) = $1 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            len(tasks),
+        )
+
+    try:
+        async with holder.transaction():
+            await holder.execute(f"SELECT FROM tillsync.{table} FOR UPDATE")
+            tasks += [asyncio.ensure_future(call) for call in calls]
+            await eventually(all_wait)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        await holder.close()
+        await watcher.close()
+
+
 @asynccontextmanager
 async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]:
     """All three services behind the doorkeeper, on a port of its own. Standing is refreshed when
@@ -154,7 +196,7 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     create_key_file(key_path)
     keys = KeyFile(key_path)
     store = FleetStore(database)
-    standing = Standing(store)
+    standing = Standing(store, monotonic=lambda: 0.0)  # does not age by itself
     await standing.refresh()
     issuer = TokenIssuer(keys, utc_now)
     verifier = TokenVerifier(keys, standing, utc_now)

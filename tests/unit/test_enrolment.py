@@ -5,6 +5,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.fleet.enrolment import Code, returning_device
 from tillsync_service.foundation.codes import ALPHABET, code_hash, new_code

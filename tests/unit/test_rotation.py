@@ -1,4 +1,4 @@
-"""Refresh secrets rotate: an honest till is never locked out, a second holder never stays unseen."""
+"""Refresh secrets rotate: an honest till is never locked out, a second holder never unseen."""
 
 from dataclasses import dataclass, replace
 from itertools import count
@@ -12,6 +12,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+
 from tillsync_service.fleet.rotation import Secrets, State, present
 
 FATES = st.sampled_from(["request lost", "answer lost", "crash before storing", "all well"])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey, RSAKey
+
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.fleet import tokens
 from tillsync_service.fleet.keys import KeyFile, add_key, create_key_file
@@ -134,9 +135,7 @@ def test_an_operator_is_let_in_as_far_as_the_token_goes(issuer, verifier, tenant
     assert verifier.authenticate(token) == Operator(tenant_id)
 
 
-def test_a_token_ends_with_its_time_although_its_signature_was_remembered(
-    issuer, verifier, clock
-):
+def test_a_token_ends_with_its_time_although_its_signature_was_remembered(issuer, verifier, clock):
     """A till that slept hears TOKEN_EXPIRED and fetches a new token; a stream ends in time."""
     token, seconds = issuer.device_token(DEVICE)
     verifier.authenticate(token)
@@ -259,9 +258,7 @@ def test_a_token_of_another_service_is_refused(verifier, keys, clock):
 
     assert_refused(verifier, signed(keys, claims, key=foreign))
     assert_refused(verifier, signed(keys, claims, key=foreign, kid=foreign.kid))
-    assert_refused(
-        verifier, signed(keys, claims, key=foreign, jwk=foreign.as_dict(private=False))
-    )
+    assert_refused(verifier, signed(keys, claims, key=foreign, jwk=foreign.as_dict(private=False)))
 
 
 def test_a_token_without_a_known_key_id_is_refused(verifier, keys, clock):

@@ -7,6 +7,7 @@ import stat
 import pytest
 from joserfc.jwk import OKPKey
 from structlog.testing import capture_logs
+
 from tillsync_service.fleet import keys as keys_module
 from tillsync_service.fleet.keys import KeyFile, KeyFileError, add_key, create_key_file
 
@@ -86,6 +87,22 @@ def test_a_slip_while_rotating_leaves_the_keys_as_they_were(path, spoil):
         assert file.keys() is before
 
     assert [line["event"] for line in logs] == ["signing_keys_not_reloaded"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives files away")
+def test_rotating_as_root_does_not_take_the_file_from_the_service(path, tmp_path):
+    """An operator rotates with sudo, through a link: the service's account reads the file still,
+    and the link stays one."""
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+
+    add_key(link)
+
+    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (1234, 4321, 0o640)
+    assert link.is_symlink()
+    assert len(kids(path)) == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")

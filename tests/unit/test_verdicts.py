@@ -9,7 +9,7 @@ from support.builders import a_device, an_event, examined
 from support.service import names
 from tillsync.v1.event_pb2 import EventFlag
 from tillsync_service.ingest.examine import Candidate, Refusal
-from tillsync_service.ingest.verdicts import Holder, Judgement, judge, presented, ranges
+from tillsync_service.ingest.verdicts import Judgement, judge, presented, ranges
 
 TILLS = [a_device() for _ in range(2)]
 FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
@@ -81,15 +81,15 @@ class Tenant:
         self.head = found.head
         for position, flags, event in found.stored:
             assert event.key not in self.holders
-            self.holders[event.key] = Holder(position, event.digest)
+            self.holders[event.key] = (position, event.digest)
             if flags & FORKED:
                 self.forked.add(event.key)
         for outbox, news in found.progress.items():
             numbers = self.numbers.setdefault(outbox, set())
             numbers.update(n for first, end in news for n in range(first, end))
-        for day, total in found.days.items():
-            count, money, digests = self.days.get((day.device_id, day.currency), (0, 0, 0))
-            self.days[day.device_id, day.currency] = (
+        for (device_id, _, currency), total in found.days.items():
+            count, money, digests = self.days.get((device_id, currency), (0, 0, 0))
+            self.days[device_id, currency] = (
                 count + total.event_count,
                 money + total.amount_minor,
                 (digests + total.digest_sum) % 2**128,

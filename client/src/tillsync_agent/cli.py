@@ -7,12 +7,13 @@ Exit codes, the same for every command:
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
     4  this device is not enrolled, or the service refused to enrol it
 """
+# Loading gRPC takes longer than recording a sale, so only the commands that talk import it.
 
 import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -24,8 +25,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tillsync.v1 import retail_pb2
-from tillsync_agent import config, link, status
-from tillsync_agent.agent import Agent, Drained, watch
+from tillsync_agent import config, status
 from tillsync_agent.agentnote import NOTE_NAME, AgentNote
 from tillsync_agent.config import Settings
 from tillsync_agent.entries import DeadLetter
@@ -113,6 +113,8 @@ def enroll(
     Example:
         tillsync-agent enroll --service sync.example.com:443 --code ABCD-EFGH --name 'till 3'
     """
+    from tillsync_agent import link  # noqa: PLC0415
+
     settings = config.load(state_dir)
     if settings.device_id and not again:
         raise click.UsageError(f"this device is enrolled as {settings.device_id}; see --replace")
@@ -177,6 +179,8 @@ def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> Non
     Example:
         tillsync-agent run --gateway-port 7411
     """
+    from tillsync_agent.agent import Agent  # noqa: PLC0415
+
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     Agent(config.load(state_dir, gateway_port=gateway_port)).run()
 
@@ -193,10 +197,17 @@ def drain(state_dir: Path | None, timeout_seconds: float) -> None:
     Example:
         tillsync-agent drain --timeout 300
     """
+    from tillsync_agent.agent import Agent, Drained, watch  # noqa: PLC0415
+
     settings = config.load(state_dir, gateway_port=0)
+
+    async def send() -> Drained:
+        async with Agent(settings) as agent:
+            return await agent.drain(timeout_seconds, progress)
+
     with shown_progress() as progress:
         try:
-            drained = asyncio.run(_drain(settings, timeout_seconds, progress))
+            drained = asyncio.run(send())
         except OutboxInUse:
             with Outbox.open(settings.outbox_path) as outbox:
                 drained = asyncio.run(watch(outbox, timeout_seconds, progress))
@@ -265,13 +276,6 @@ def export(state_dir: Path | None, file: Path) -> None:
             file, outbox.waiting_envelopes(), settings, exported_at=datetime.now(UTC)
         )
     click.echo(f"{count} events written to {file}")
-
-
-async def _drain(
-    settings: Settings, timeout_seconds: float, progress: Callable[[int], None]
-) -> Drained:
-    async with Agent(settings) as agent:
-        return await agent.drain(timeout_seconds, progress)
 
 
 @contextmanager

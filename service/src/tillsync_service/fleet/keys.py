@@ -97,14 +97,23 @@ def add_key(path: Path) -> None:
     """Puts a new key in front of the others: it signs from now on, and they go on verifying. The
     file is replaced in one step, so a reader sees the old or the new one. Raises KeyFileError."""
     _, keys = _read(path)
+    target = path.resolve()
     try:
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
+            "w", encoding="utf-8", dir=target.parent, prefix=target.name, delete=False
         ) as file:
             _write(file, [_new_key(), *keys.by_kid.values()])
-        Path(file.name).replace(path)
+            _give_to_same_readers(file, target.stat())
+        Path(file.name).replace(target)
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _give_to_same_readers(file: IO[str], before: os.stat_result) -> None:
+    # An operator who rotates as root must not take the file away from the service.
+    if os.name == "posix":
+        os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        os.fchmod(file.fileno(), before.st_mode)
 
 
 def _new_key() -> OKPKey:

@@ -28,8 +28,10 @@ NOT_STORABLE = reason_name(ErrorReason.ERROR_REASON_EVENT_NOT_STORABLE)
 TOO_LARGE = reason_name(ErrorReason.ERROR_REASON_EVENT_TOO_LARGE)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z
-_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
+# The years 1 to 9999 without their first and last second: asyncpg would store those as infinity,
+# and programs send them for "no time" anyway.
+_FIRST_SECOND = -62_135_596_799
+_LAST_SECOND = 253_402_300_798
 _INT64_MAX = 2**63 - 1
 
 _CLOCK_ABSENT = 1 << EventFlag.EVENT_FLAG_CLOCK_ABSENT

@@ -1,0 +1,107 @@
+"""What the till says about itself when somebody asks."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tillsync_agent import status
+from tillsync_agent.agentnote import AgentNote
+from tillsync_agent.config import Settings
+from tillsync_agent.entries import Summary
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+SETTINGS = Settings(Path("state"), service="head:443", stalled_after_seconds=300)
+IDLE = Summary(
+    waiting=0,
+    waiting_bytes=0,
+    oldest_waiting_at=None,
+    held=0,
+    held_error="",
+    settled=10,
+    dead_letters=0,
+    epoch=1,
+    last_sequence=10,
+    last_settled_at=NOW,
+    money_waiting={},
+)
+
+
+def problems(summary=IDLE, note=None, *, offset_ms=0, running=True, settings=SETTINGS) -> list[str]:
+    return status.of(
+        settings,
+        summary,
+        note or AgentNote(),
+        clock_offset_ms=offset_ms,
+        agent_running=running,
+        now=NOW,
+    ).problems
+
+
+def waiting_since(minutes: int) -> Summary:
+    return replace(IDLE, waiting=4, oldest_waiting_at=NOW - timedelta(minutes=minutes))
+
+
+def test_a_quiet_till_has_no_problem():
+    """All is sold and sent: nobody is bothered, whether the agent runs or not."""
+    assert problems() == []
+    assert problems(running=False) == []
+
+
+def test_work_that_waits_on_a_working_link_is_called_stalled_with_the_reason():
+    """The line is up and yet nothing was acknowledged for ten minutes: status says so, and why."""
+    note = AgentNote(link="closed", last_error="INTERNAL: oops")
+
+    assert problems(waiting_since(10), note) == [
+        "4 events wait and the link is up, but nothing was acknowledged for 10 minutes: "
+        "INTERNAL: oops"
+    ]
+
+
+def test_a_dead_link_is_named_as_such():
+    """The line is down: status does not say that the link is up."""
+    note = AgentNote(link="open", last_error="UNAVAILABLE: refused")
+
+    assert "the service is not answering" in problems(waiting_since(10), note)[0]
+
+
+def test_a_busy_till_that_gets_answers_is_not_stalled():
+    """A long backlog is on its way: the oldest sale is hours old, and the last answer is fresh."""
+    note = AgentNote(last_acknowledged_at=(NOW - timedelta(seconds=5)).isoformat())
+
+    assert problems(waiting_since(600), note) == []
+
+
+def test_no_agent_is_the_first_thing_to_say():
+    """Sales wait because nobody started the agent."""
+    assert "no agent is running" in problems(waiting_since(1), running=False)[0]
+
+
+def test_a_wrong_clock_is_said_in_days():
+    """The till's battery died and its clock is a year behind."""
+    year_ms = 365 * 86_400_000
+
+    assert problems(offset_ms=year_ms) == [
+        "this device's clock is 365 days behind the service's; no sale is refused for it"
+    ]
+    assert "ahead of" in problems(offset_ms=-year_ms)[0]
+    assert problems(offset_ms=1_500) == []
+
+
+def test_refused_and_held_sales_and_a_cloned_secret_need_a_person():
+    """Each of them is one sentence that says what to do or what is wrong."""
+    summary = replace(IDLE, dead_letters=2, held=1, held_error="INVALID_ARGUMENT: no")
+
+    found = problems(summary, AgentNote(suspect=True))
+
+    assert [
+        word in text
+        for word, text in zip(("held", "dead-letters", "two hands"), found, strict=True)
+    ]
+    assert len(found) == 3
+
+
+def test_a_note_of_another_version_does_not_break_status():
+    """The agent was updated or its note is torn: status still works."""
+    assert AgentNote.parse('{"link": "open", "new_thing": 1}').link == "open"
+    assert AgentNote.parse("{torn") == AgentNote()
+    assert AgentNote.parse("[]") == AgentNote()
