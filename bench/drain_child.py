@@ -5,11 +5,12 @@ Prints one JSON object: seconds from its start until nothing waited, and its pea
 
 import asyncio
 import json
-import resource
+import os
 import sys
 import time
 from pathlib import Path
 
+from bench.memory import peak_megabytes
 from tillsync_agent import Agent, config
 
 POLL_SECONDS = 0.05
@@ -25,5 +26,4 @@ async def _drain(state_dir: Path) -> float:
 
 if __name__ == "__main__":
     seconds = asyncio.run(_drain(Path(sys.argv[1])))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_megabytes(os.getpid())}))

@@ -16,6 +16,7 @@ import asyncpg
 import grpc
 import psutil
 
+from bench.memory import peak_megabytes
 from bench.sales import Till
 from tillsync_service.app import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
@@ -24,7 +25,6 @@ from tillsync_service.foundation import migrations
 from tillsync_service.foundation.embedded import ADMIN_USER, SERVICE_USER, EmbeddedPostgres
 
 START_SECONDS = 30
-_MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,7 @@ class Target:
         return float(times.user + times.system)
 
     def peak_megabytes(self) -> float:
-        """The most memory the process has ever held."""
-        status = Path(f"/proc/{self.process.pid}/status")
-        if status.exists():
-            line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-            return int(line.split()[1]) / 1024
-        return float(self.process.memory_info().rss) / _MEGABYTE
+        return peak_megabytes(self.process.pid)
 
 
 class Rig:

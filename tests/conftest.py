@@ -8,6 +8,12 @@ from support.postgres import running_server
 from tillsync_service.foundation.db import Database
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--renew-schema", action="store_true", help="write schema.snapshot.sql anew"
+    )
+
+
 @pytest.fixture(scope="session")
 def postgres():
     """A running Postgres with a migrated template database."""

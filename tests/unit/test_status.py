@@ -51,10 +51,10 @@ def test_work_that_waits_on_a_working_link_is_called_stalled_with_the_reason():
     """The line is up and yet nothing was acknowledged for ten minutes: status says so, and why."""
     note = AgentNote(link="closed", last_error="INTERNAL: oops")
 
-    assert problems(waiting_since(10), note) == [
-        "4 events wait and the link is up, but nothing was acknowledged for 10 minutes: "
-        "INTERNAL: oops"
-    ]
+    (problem,) = problems(waiting_since(10), note)
+
+    assert "the link is up, but nothing was acknowledged for 10 minutes" in problem
+    assert problem.endswith(": INTERNAL: oops")
 
 
 def test_a_dead_link_is_named_as_such():
@@ -93,11 +93,8 @@ def test_refused_and_held_sales_and_a_cloned_secret_need_a_person():
 
     found = problems(summary, AgentNote(suspect=True))
 
-    assert [
-        word in text
-        for word, text in zip(("held", "dead-letters", "two hands"), found, strict=True)
-    ]
-    assert len(found) == 3
+    words = ("held", "dead-letters", "two hands")
+    assert [word for word, text in zip(words, found, strict=True) if word not in text] == []
 
 
 def test_a_note_of_another_version_does_not_break_status():

@@ -4,22 +4,37 @@
 -- name: head_and_holders
 -- The head, and who holds those of the keys that are taken: one row at least. A statement of its
 -- own after the lock, because only a snapshot taken after the lock was granted sees what the
--- holder before us committed. Served by event_key's primary key.
+-- holder before us committed. LATERAL with LIMIT leaves the planner one way, a look into
+-- event_key's primary key for each key: with `key = ANY ($2)` it reads the tenant's whole ledger
+-- while the table has no statistics yet.
 SELECT h.position AS head, h.history_id, k.key, k.position, k.digest
 FROM tillsync.tenant_head h
-LEFT JOIN tillsync.event_key k ON k.tenant_id = $1 AND k.key = ANY ($2::text[])
+LEFT JOIN (
+    SELECT held.key, held.position, held.digest
+    FROM unnest($2::text[]) AS wanted (key)
+    CROSS JOIN LATERAL (
+        SELECT key, position, digest
+        FROM tillsync.event_key
+        WHERE tenant_id = $1 AND key = wanted.key
+        LIMIT 1
+    ) AS held
+) AS k ON true
 WHERE h.tenant_id = $1 AND h.stream = 'event'
 
 -- name: seen_sequences
 -- Which of the presented numbers were presented before: the intersection only, because the whole
--- set of a damaged device may be large. Served by device_progress's primary key.
-SELECT p.device_id, p.outbox_epoch, p.sequences * presented.sequences AS sequences
+-- set of a damaged device may be large. LATERAL as above, into device_progress's primary key.
+SELECT seen.device_id, seen.outbox_epoch, seen.sequences * presented.sequences AS sequences
 FROM unnest($2::uuid[], $3::bigint[], $4::text[]::int8multirange[])
     AS presented (device_id, outbox_epoch, sequences)
-JOIN tillsync.device_progress p
-    ON p.tenant_id = $1
-    AND p.device_id = presented.device_id
-    AND p.outbox_epoch = presented.outbox_epoch
+CROSS JOIN LATERAL (
+    SELECT device_id, outbox_epoch, sequences
+    FROM tillsync.device_progress
+    WHERE tenant_id = $1
+        AND device_id = presented.device_id
+        AND outbox_epoch = presented.outbox_epoch
+    LIMIT 1
+) AS seen
 
 -- name: write
 -- The ledger, the history, the books, the progress and the head in one round trip. A key that is

@@ -1,0 +1,100 @@
+"""What commands print: a table on a terminal, tab-separated lines elsewhere, JSON when asked."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+import click
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+Row = Mapping[str, object]
+
+
+def row_of(message: Message) -> Row:
+    """A message as a row: every field by its name, None where it is absent."""
+    said = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return {name: said.get(name) for name in columns_of(type(message))}
+
+
+def columns_of(kind: type[Message]) -> tuple[str, ...]:
+    """The columns of rows of such messages."""
+    return tuple(field.name for field in kind.DESCRIPTOR.fields)
+
+
+def show_rows(columns: Sequence[str], rows: Sequence[Row], *, as_json: bool) -> None:
+    """A list: a table, lines of tab-separated values without a heading, or a JSON array."""
+    if as_json:
+        click.echo(json.dumps([dict(row) for row in rows], indent=2))
+    elif sys.stdout.isatty():
+        _show_table(columns, rows)
+    else:
+        for row in rows:
+            say("\t".join(_cell(row[column]) for column in columns))
+
+
+def show_row(row: Row, *, as_json: bool) -> None:
+    """One thing: like a list of one, but as JSON an object."""
+    if as_json:
+        click.echo(json.dumps(dict(row), indent=2))
+    else:
+        show_rows(tuple(row), [row], as_json=False)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """A line; what the terminal's encoding lacks becomes a question mark."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = stream.encoding or "ascii"
+    click.echo(line.encode(encoding, "replace").decode(encoding), err=err)
+
+
+def can_print(text: str, stream: TextIO) -> bool:
+    """Whether the stream's encoding knows these characters."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def shown_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Gives the function that is told of each one done: a bar, where standard error is a
+    terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, for terminals only
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _show_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, for terminals only
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table()
+    for column in columns:
+        # An identifier that is cut off is of no use to anybody.
+        table.add_column(column, overflow="fold", no_wrap=column.endswith("_id"))
+    for row in rows:
+        # Text: a shop called "[red]" is no markup.
+        table.add_row(*(Text(_cell(row[column])) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # Names come from people: a tab would make a column, an escape would steer the terminal.
+    return "".join(character if character.isprintable() else " " for character in str(value))

@@ -1,0 +1,101 @@
+"""The statements of ingest stay quick when the ledger has grown: each finds its rows by an index."""
+
+import json
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from support.books import Books
+from tillsync_service.foundation.db import Database, statements
+
+ROWS = 200_000
+SQL = statements("tillsync_service.ingest")
+
+
+@pytest.fixture(scope="module")
+async def ledger(postgres):
+    """(tenant, device, serving pool) of a tenant with a long history, beside another one."""
+    name = await postgres.make_database()
+    connection = await asyncpg.connect(postgres.admin_url(name))
+    books = Books(connection)
+    device = await books.enrol()
+    other = await books.enrol()
+    for tenant_id in (device.tenant_id, other.tenant_id):
+        await connection.execute(
+            "INSERT INTO tillsync.event_key"
+            " SELECT $1::uuid, 'k' || n, n, '\\x00' FROM generate_series(1, $2::int) n",
+            tenant_id,
+            ROWS // 2,
+        )
+        await connection.execute(
+            "INSERT INTO tillsync.device_progress (tenant_id, device_id, outbox_epoch, sequences)"
+            " SELECT $1::uuid, gen_random_uuid(), n, '{[1,100)}' FROM generate_series(1, 5000) n",
+            tenant_id,
+        )
+    await connection.execute("ANALYZE")
+    database = await Database.connect(postgres.serving_url(name))
+    yield device.tenant_id, database
+    await database.close()
+    await connection.close()
+    await postgres.drop_database(name)
+
+
+def nodes(plan: dict):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+async def plan_of(ledger, name: str, *arguments, mode: str) -> list[dict]:
+    """The plan of a statement as the serving role gets it, behind row-level security."""
+    tenant_id, database = ledger
+    async with database.transaction(
+        tenant_id, then=f"SET LOCAL plan_cache_mode = {mode}"
+    ) as transaction:
+        row = await transaction.fetch_one(
+            f"EXPLAIN (FORMAT JSON) {SQL[name]}", tenant_id, *arguments
+        )
+    return list(nodes(json.loads(row[0])[0]["Plan"]))
+
+
+def used(plan: list[dict]) -> set[str]:
+    return {node["Index Name"] for node in plan if "Index Name" in node}
+
+
+def scanned(plan: list[dict]) -> set[str]:
+    return {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"}
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("keys", [1, 1000])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_taken_keys_are_found_by_the_primary_key(ledger, mode, keys):
+    """F36: a sale takes as long in the tenth year as on the first day."""
+    plan = await plan_of(
+        ledger, "head_and_holders", [f"k{number * 7}" for number in range(keys)], mode=mode
+    )
+
+    assert "event_key_pkey" in used(plan)
+    assert "event_key" not in scanned(plan)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_tills_numbers_are_found_by_the_primary_key(ledger, mode):
+    """F36: with thousands of tills in a chain, one till's numbers are found as quickly."""
+    plan = await plan_of(ledger, "seen_sequences", [uuid4()], [1], ["{[1,2)}"], mode=mode)
+
+    assert "device_progress_pkey" in used(plan)
+    assert "device_progress" not in scanned(plan)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_plans_of_a_full_ledger_are_cheap(ledger):
+    """F36: a thousand keys are a thousand short walks down the index, and no walk through it all."""
+    plan = await plan_of(
+        ledger, "head_and_holders", [f"k{n}" for n in range(1000)], mode="force_custom_plan"
+    )
+
+    assert plan[0]["Plan Rows"] <= 2000
+    assert plan[0]["Total Cost"] < 10_000
