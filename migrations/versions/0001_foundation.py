@@ -29,6 +29,8 @@ ROLES = (
     END
     $$
     """,
+    # A service looks here, as its bare login, before it serves.
+    "GRANT SELECT ON tillsync_migration TO PUBLIC",
     "CREATE SCHEMA tillsync",
     "GRANT USAGE ON SCHEMA tillsync TO tillsync_app, tillsync_worker, tillsync_lookup",
 )

@@ -147,7 +147,7 @@ async def test_a_cloned_till_is_noticed_when_the_second_of_the_two_rotates(fleet
     assert [line["device_id"] for line in logs if line["event"] == "device_suspect"] == [
         till.identity.device_id
     ]
-    await clone.issue(rotate=True)
+    assert (await till.issue(rotate=True)).suspect
     assert (await the_device(fleet, till)).suspect_since == first_noticed
 
 

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from support.books import Books
 from tillsync_service.foundation.db import Database, statements
@@ -13,7 +14,7 @@ ROWS = 200_000
 SQL = statements("tillsync_service.ingest")
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ledger(postgres):
     """(tenant, device, serving pool) of a tenant with a long history, beside another one."""
     name = await postgres.make_database()

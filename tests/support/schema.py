@@ -40,7 +40,7 @@ _PARTS = {
         FROM pg_index i
         JOIN pg_class c ON c.oid = i.indrelid
         WHERE c.relnamespace = 'tillsync'::regnamespace
-        ORDER BY 1 COLLATE "C"
+        ORDER BY pg_get_indexdef(i.indexrelid) COLLATE "C"
     """,
     "Policies": """
         SELECT format(
@@ -65,8 +65,7 @@ _PARTS = {
     """,
     # The owner's own rights are left out: their list differs between versions.
     "Grants": """
-        SELECT format('%s TO %s: %s', object, grantee, string_agg(privilege, ', '
-                      ORDER BY privilege COLLATE "C"))
+        SELECT format('%s TO %s: %s', object, who, string_agg(what, ', ' ORDER BY what COLLATE "C"))
         FROM (
             SELECT 'TABLE ' || c.relname, c.relacl, c.relowner FROM pg_class c
             WHERE c.relnamespace = 'tillsync'::regnamespace
@@ -81,10 +80,10 @@ _PARTS = {
         LATERAL (
             SELECT CASE entry.grantee WHEN 0 THEN 'PUBLIC' ELSE entry.grantee::regrole::text END,
                    entry.privilege_type
-        ) AS readable (grantee, privilege)
+        ) AS readable (who, what)
         WHERE entry.grantee <> owner
-        GROUP BY object, grantee
-        ORDER BY object COLLATE "C", grantee COLLATE "C"
+        GROUP BY object, who
+        ORDER BY object COLLATE "C", who COLLATE "C"
     """,
 }
 

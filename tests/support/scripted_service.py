@@ -106,6 +106,8 @@ class ScriptedService:
     """Hashes of the refresh secrets that open the door."""
     proposals: list[bytes] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    tokens_refused: int = 0
+    _token_ends: dict[str, float] = field(default_factory=dict)
     check_secrets: bool = True
     token_text: str | None = None
     """What IssueToken gives instead of a token."""
@@ -171,6 +173,7 @@ class ScriptedService:
     ) -> AsyncIterator[bytes]:
         await self._check_token(context)
         async for raw in requests:
+            await self._check_token(context)
             request = ingest_service_pb2.IngestStreamRequest.FromString(raw)
             self.batches.append([event.key for event in request.events])
             behave = self.script.popleft() if self.script else self.always
@@ -178,7 +181,10 @@ class ScriptedService:
 
     async def _check_token(self, context: Context) -> None:
         shown = dict(context.invocation_metadata()).get("authorization", "")
-        if shown.removeprefix("Bearer ") not in self.tokens:
+        token = shown.removeprefix("Bearer ")
+        known = token in self.tokens and time.monotonic() < self._token_ends[token]
+        if not known:
+            self.tokens_refused += 1
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, "no", (("tillsync-reason", "TOKEN_INVALID"),)
             )
@@ -195,6 +201,7 @@ class ScriptedService:
             self.proposals.append(request.next_refresh_secret_hash)
             self.secrets = {_hash(request.refresh_secret), request.next_refresh_secret_hash}
         self.tokens.append(f"token-{len(self.tokens) + 1}")
+        self._token_ends[self.tokens[-1]] = time.monotonic() + self.token_seconds
         response = device_service_pb2.IssueTokenResponse(
             access_token=self.tokens[-1] if self.token_text is None else self.token_text,
             suspect=self.suspect,

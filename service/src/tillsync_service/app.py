@@ -1,12 +1,12 @@
 """The composition root: the one module that knows everyone. Builds a service and stops it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -70,12 +70,14 @@ class StopReport:
 
 
 class App:
-    """A running service: `async with App(settings) as app`."""
+    """A running service: `async with App(settings) as app`. `lost` is set when the embedded
+    PostgreSQL ended by itself: nothing brings it back but a new start."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._resources = AsyncExitStack()
         self.port = 0
+        self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         try:
@@ -91,11 +93,13 @@ class App:
     async def _start(self) -> None:
         settings = self._settings
         keys = signing_keys(settings)
-        database = await self._resources.enter_async_context(serving_database(settings))
+        database = await self._resources.enter_async_context(
+            serving_database(settings, on_loss=self.lost.set)
+        )
         fleet = FleetStore(database)
         standing = Standing(fleet)
         await standing.refresh()
-        self._background(standing.run())
+        _background(self._resources, standing.run())
 
         verifier = TokenVerifier(keys, standing, utc_now)
         issuer = TokenIssuer(keys, utc_now)
@@ -117,7 +121,7 @@ class App:
             ),
             self._server,
         )
-        self._background(self._watch_readiness(database))
+        _background(self._resources, self._watch_readiness(database))
         self.port = self._bind()
         await self._server.start()
         log.info("serving", address=self.address)
@@ -160,15 +164,6 @@ class App:
         except (RuntimeError, OSError) as error:
             raise SettingsError(f"TILLSYNC_LISTEN: cannot listen on {listen}: {error}") from error
 
-    def _background(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        self._resources.push_async_callback(end)
-
     async def _watch_readiness(self, database: Database) -> None:
         """Health says SERVING while the database answers."""
         while True:
@@ -197,27 +192,49 @@ _SERVER_OPTIONS = (
 
 
 @asynccontextmanager
-async def serving_database(settings: Settings) -> AsyncIterator[Database]:
+async def serving_database(
+    settings: Settings, *, on_loss: Callable[[], None] = lambda: None
+) -> AsyncIterator[Database]:
     """The database that `settings` name, migrated: a configured one is refused while migrations
-    are pending; the embedded one is started, unless it runs already, and migrated."""
+    are pending; the embedded one is started and migrated, and `on_loss` called if it ends by
+    itself."""
     async with AsyncExitStack() as resources:
-        database = await Database.connect(
-            await _serving_url(settings, resources), connections=settings.database_connections
-        )
+        url = await _serving_url(settings, resources, on_loss)
+        database = await Database.connect(url, connections=settings.database_connections)
         resources.push_async_callback(database.close)
         yield database
 
 
-async def _serving_url(settings: Settings, resources: AsyncExitStack) -> str:
+async def _serving_url(
+    settings: Settings, resources: AsyncExitStack, on_loss: Callable[[], None]
+) -> str:
     if settings.database_url:
         url = settings.database_url.get_secret_value()
         _must_be_migrated(await migrations.status(url))
         return url
     embedded = EmbeddedPostgres(settings.folder / "postgres")
     await resources.enter_async_context(embedded)
+    _background(resources, _call_at_end(embedded, on_loss))
     await migrations.upgrade(embedded.admin_url)
     await migrations.grant_serving(embedded.admin_url, SERVICE_USER)
     return embedded.service_url
+
+
+async def _call_at_end(embedded: EmbeddedPostgres, on_loss: Callable[[], None]) -> None:
+    await embedded.wait()
+    log.error("embedded_postgres_ended")
+    on_loss()
+
+
+def _background(resources: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until `resources` are released."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    resources.push_async_callback(end)
 
 
 @asynccontextmanager

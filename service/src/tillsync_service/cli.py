@@ -1,7 +1,7 @@
 """tillsync-service: one program, each of whose commands is imported when it is used.
 
-    host_commands        on the service's own machine: they need its database or its keys
-    operator.commands    from anywhere: they speak gRPC, with an operator's token
+host_commands        on the service's own machine: they need its database or its keys
+operator.commands    from anywhere: they speak gRPC, with an operator's token
 """
 
 from importlib import import_module
@@ -20,6 +20,7 @@ class _Place(NamedTuple):
 
 _HOST = "tillsync_service.host_commands"
 _OPERATOR = "tillsync_service.operator.commands"
+_TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
     "migrate": _Place(_HOST, "migrate", "The database's schema: up, down, status, sql."),
@@ -30,8 +31,8 @@ _COMMANDS = {
     "stores": _Place(_OPERATOR, "stores", "A tenant's shops: create, list."),
     "enrolment-code": _Place(_OPERATOR, "enrolment_code", "Make a code for one till to join with."),
     "devices": _Place(_OPERATOR, "devices", "Tills: list, revoke, clear-suspicion."),
-    "smoke": _Place(_OPERATOR, "smoke", "Try a running service out: pass or fail."),
-    "loadtest": _Place(_OPERATOR, "loadtest", "Many sales at once; does each count once?"),
+    "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
+    "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }
 
 

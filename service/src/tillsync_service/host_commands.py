@@ -63,30 +63,32 @@ async def serve(*, print_enrolment_help: bool) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
     \b
-    Exit status: 0 stopped as asked, 1 could not start.
+    Exit status: 0 stopped as asked, 1 could not start, or lost its embedded PostgreSQL.
     Example: TILLSYNC_LISTEN=127.0.0.1:7070 tillsync-service serve
     """
     settings = _settings()
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
-    running = app.App(settings)
-    async with running:
+    async with app.App(settings) as running:
         if print_enrolment_help:
             click.echo(_ENROLMENT_HELP.format(address=running.address))
-        await stop.wait()
+        waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        raise EmbeddedPostgresError(
+            f"The embedded PostgreSQL ended by itself: see the log in {settings.folder}/postgres."
+        )
 
 
 _ENROLMENT_HELP = """
 Tillsync serves on {address}. Ctrl-C stops it; what is stored stays.
 
-To enrol a till, in another terminal:
+To enrol a till, in another terminal (with the same TILLSYNC_ settings, if you made any):
 
   export TILLSYNC_OPERATOR_TOKEN=$(.venv/bin/tillsync-service operator-token)
-  .venv/bin/tillsync-service tenants create "My shops"
-  .venv/bin/tillsync-service stores create --tenant TENANT_ID --code 1 "Main street"
-  .venv/bin/tillsync-service enrolment-code --tenant TENANT_ID --store STORE_ID
-  .venv/bin/tillsync-agent enroll --service {address} --code CODE --name "till 1"
-  .venv/bin/tillsync-agent run
+  .venv/bin/tillsync-service enrolment-code --service {address} --new-store "Main street"
+
+It prints the code, and the command that enrols the till with it.
 """
 
 

@@ -1,7 +1,7 @@
 """The operator's end of the wire: one channel to a running service, and every failure in one line.
 
-    OperatorError     the line says what is wrong and what to do
-    └── CallFailed    a call ended without an answer, or with a refusal
+OperatorError     the line says what is wrong and what to do
+└── CallFailed    a call ended without an answer, or with a refusal
 """
 
 import ipaddress
@@ -192,7 +192,7 @@ class Service:
             return (
                 f"No Tillsync service answers at {self.address}. Does it run there, is --service "
                 "(TILLSYNC_SERVICE_ADDRESS) right, and for TLS with a CA of your own "
-                f"TILLSYNC_CA_FILE? ({said.rpartition(': ')[2]})"
+                f"TILLSYNC_CA_FILE? ({said.rpartition('last error: ')[2]})"
             )
         return f"{self.address} answered {error.code().name}: {said}"
 

@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 
 Row = Mapping[str, object]
 
+_ANY_WIDTH = 10_000
+
 
 def row_of(message: Message) -> Row:
     """A message as a row: every field by its name, None where it is absent."""
@@ -38,9 +40,11 @@ def show_rows(columns: Sequence[str], rows: Sequence[Row], *, as_json: bool) -> 
 
 
 def show_row(row: Row, *, as_json: bool) -> None:
-    """One thing: like a list of one, but as JSON an object."""
+    """One thing: its values by name, a line of tab-separated values, or a JSON object."""
     if as_json:
         click.echo(json.dumps(dict(row), indent=2))
+    elif sys.stdout.isatty():
+        _show_one_below_the_other(tuple(row), [row])
     else:
         show_rows(tuple(row), [row], as_json=False)
 
@@ -78,17 +82,29 @@ def shown_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 def _show_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import, for terminals only
+    from rich.measure import Measurement  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table()
-    for column in columns:
-        # An identifier that is cut off is of no use to anybody.
-        table.add_column(column, overflow="fold", no_wrap=column.endswith("_id"))
+    console = Console()
+    table = Table(*columns)
     for row in rows:
         # Text: a shop called "[red]" is no markup.
         table.add_row(*(Text(_cell(row[column])) for column in columns))
-    Console().print(table)
+    wide = console.options.update(max_width=_ANY_WIDTH)
+    if Measurement.get(console, wide, table).maximum <= console.width:
+        console.print(table)
+    else:
+        _show_one_below_the_other(columns, rows)
+
+
+def _show_one_below_the_other(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """For a terminal too narrow for a table: an identifier that is cut off is of no use."""
+    width = max(map(len, columns))
+    for row in rows:
+        for column in columns:
+            say(f"{column:<{width}}  {_cell(row[column])}".rstrip())
+        say("")
 
 
 def _cell(value: object) -> str:

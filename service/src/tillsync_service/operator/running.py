@@ -1,6 +1,7 @@
 """Runs an operator's command on a service: its options, its one line of failure, its signals."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ DEFAULT_ADDRESS = "127.0.0.1:7070"
 _SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 
 Result = TypeVar("Result")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Action = Callable[..., Coroutine[Any, Any, int | None]]
 
 
@@ -32,11 +34,11 @@ def on_service(*, failure_status: int = 1) -> Callable[[Action], Callable[..., N
         @click.option(
             "--plaintext", is_flag=True, help="No TLS, to another machine: everybody can read."
         )
-        @click.option("--token", envvar="TILLSYNC_OPERATOR_TOKEN", default="", hidden=True)
         @wraps(function)
-        def run(
-            *, address: str, ca_file: Path | None, plaintext: bool, token: str, **options: object
-        ) -> None:
+        def run(*, address: str, ca_file: Path | None, plaintext: bool, **options: object) -> None:
+            # No option: what stands on a command line can be read by everybody on the machine.
+            token = os.environ.get("TILLSYNC_OPERATOR_TOKEN", "")
+
             async def act() -> int | None:
                 async with Service(Target(address, ca_file, plaintext, token)) as service:
                     return await function(service, **options)
@@ -56,7 +58,9 @@ def on_service(*, failure_status: int = 1) -> Callable[[Action], Callable[..., N
 _FILE = click.Path(path_type=Path)
 
 
-def _option(flag: str, name: str, setting: str, text: str, **more: Any) -> Callable[..., Any]:
+def _option(
+    flag: str, name: str, setting: str, text: str, **more: Any
+) -> Callable[[Decorated], Decorated]:
     return click.option(
         flag,
         name,

@@ -169,11 +169,11 @@ def a_sale(key: str, number: int, *, receipt: str) -> event_pb2.Event:
     now = datetime.now(UTC)
     event = event_pb2.Event(
         key=key,
-        occurred_at=now,
         business_day=now.date().isoformat(),
         outbox_epoch=1,
         device_sequence=number,
     )
+    event.occurred_at.FromDatetime(now)
     event.body.Pack(sale)
     event.amounts.add(currency="USD", minor_units=sale.total_minor)
     return event

@@ -1,0 +1,214 @@
+"""An operator keeps a running service in order from a shell."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from support.fleet import a_secret, hash_of
+from support.operators import Shell, shell_at
+from support.service import ServiceProcess
+from tillsync.v1 import device_service_pb2 as pb
+from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
+from tillsync_service.operator.client import Service, Target
+
+CODE = re.compile(r"\w{4}(-\w{4}){3}\n")
+NOBODY = "018f2a5e-7c3b-7d10-8a4e-3b1c9d2e5f60"
+
+
+@pytest.fixture(scope="module")
+def service(postgres, tmp_path_factory):
+    """A service for all tests of this module; each works in a tenant of its own."""
+    name = asyncio.run(postgres.make_database())
+    service = ServiceProcess(postgres.serving_url(name), tmp_path_factory.mktemp("service"))
+    asyncio.run(service.start())
+    yield service
+    asyncio.run(service.kill())
+    asyncio.run(postgres.drop_database(name))
+
+
+@pytest.fixture
+def shell(service) -> Shell:
+    """An operator of every tenant."""
+    return shell_at(service)
+
+
+@pytest.fixture
+async def tenant(shell) -> str:
+    """A tenant of the test's own."""
+    return (await shell.run("tenants", "create", "-q", "My shops")).out.strip()
+
+
+async def enrolled(shell: Shell, code: str, name: str) -> tuple[str, bytes]:
+    """The id of a till that joined with the code, and its secret."""
+    secret = a_secret()
+    async with Service(Target(shell.address)) as service:
+        stub: DeviceServiceStub = service.device
+        request = pb.EnrollRequest(code=code, refresh_secret_hash=hash_of(secret), device_name=name)
+        return (await stub.Enroll(request, timeout=20)).device_id, secret
+
+
+async def test_from_nothing_to_an_enrolled_till_and_back(shell):
+    """The operator makes a tenant, a store and a code in a script; a till joins, is listed, and
+    is revoked when it is stolen."""
+    tenant = (await shell.run("tenants", "create", "--quiet", "My shops")).out.strip()
+    store = (
+        await shell.run("stores", "create", "-q", "--tenant", tenant, "--code", "1", "Main street")
+    ).out.strip()
+    made = await shell.run("enrolment-code", "-q", "--tenant", tenant, "--store", store)
+    device, _ = await enrolled(shell, made.out.strip(), "till 1")
+
+    listed = await shell.run("devices", "list", "--tenant", tenant, "--store", store)
+    revoked = await shell.run("devices", "revoke", "--tenant", tenant, device, "--json")
+    cleared = await shell.run("devices", "clear-suspicion", "--tenant", tenant, device)
+
+    assert CODE.fullmatch(made.out)
+    assert listed.lines[0][:3] == [device, store, "till 1"]
+    assert revoked.json["revoked_at"]
+    assert cleared.status == 0
+
+
+async def test_a_newcomer_gets_a_code_with_one_command(shell):
+    """Somebody who tries Tillsync out makes tenant, store and code at once, and a till joins."""
+    made = (await shell.run("enrolment-code", "--new-store", "Main street", "--json")).json
+
+    await enrolled(shell, made["code"], "till 1")
+    stores = await shell.run("stores", "list", "--tenant", made["tenant_id"], "--json")
+
+    assert [(s["store_id"], s["name"], s["code"]) for s in stores.json] == [
+        (made["store_id"], "Main street", "1")
+    ]
+
+
+async def test_a_further_store_joins_an_existing_tenant(shell, tenant):
+    """The second shop gets its store and code with one command, too."""
+    first = await shell.run("enrolment-code", "--tenant", tenant, "--new-store", "A")
+    taken = await shell.run("enrolment-code", "--tenant", tenant, "--new-store", "B")
+    second = await shell.run(
+        "enrolment-code", "--tenant", tenant, "--new-store", "B", "--store-code", "2"
+    )
+
+    assert (first.status, taken.status, second.status) == (0, 1, 0)
+    assert taken.err.count("\n") == 1
+    assert "(ALREADY_EXISTS)" in taken.err
+
+
+async def test_a_code_ends_when_the_operator_said(shell, tenant):
+    """A code for two hours is good for two hours."""
+    before = datetime.now(UTC)
+    made = await shell.run(
+        "enrolment-code", "--tenant", tenant, "--new-store", "A", "--hours", "2", "--json"
+    )
+
+    ends = datetime.fromisoformat(made.json["expires_at"])
+    assert timedelta(hours=2) <= ends - before < timedelta(hours=2, minutes=2)
+
+
+async def test_long_lists_are_whole(shell, tenant, monkeypatch):
+    """A chain with more shops than fit on a page sees all of them."""
+    monkeypatch.setattr("tillsync_service.operator.commands.limits.MAX_PAGE_SIZE", 2)
+    from tillsync.v1 import admin_service_pb2 as admin_pb
+    from tillsync_service.operator import commands
+
+    async with Service(Target(shell.address, token=shell.token)) as service:
+        for number in range(5):
+            await commands._make_store(service, tenant, f"{number}", f"Shop {number}")
+        pages = [
+            [store.code for store in page.stores]
+            async for page in commands._pages(
+                service, service.admin.ListStores, admin_pb.ListStoresRequest(tenant_id=tenant)
+            )
+        ]
+
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert sorted(code for page in pages for code in page) == list("01234")
+
+
+async def test_an_operator_of_one_tenant_stays_in_it(service, shell, tenant):
+    """Whoever looks after one retailer cannot see another, and is told so in one line."""
+    limited = shell_at(service, tenant)
+    other = (await shell.run("tenants", "create", "-q", "Others")).out.strip()
+
+    own = await limited.run("stores", "list", "--tenant", tenant)
+    refused = [
+        await limited.run("tenants", "list"),
+        await limited.run("stores", "list", "--tenant", other),
+    ]
+
+    assert own.status == 0
+    for ended in refused:
+        assert ended.status == 1
+        assert ended.out == ""
+        assert ended.err.count("\n") == 1
+        assert "(PERMISSION_DENIED)" in ended.err
+
+
+async def test_a_tenant_with_sales_to_keep_is_not_deleted(shell, tenant):
+    """A slip does not remove a retailer: only a disposable tenant goes."""
+    kept = await shell.run("tenants", "delete", tenant)
+    disposable = await shell.run("tenants", "create", "-q", "--disposable", "Try")
+    gone = await shell.run("tenants", "delete", disposable.out.strip(), "--json")
+
+    assert (kept.status, gone.status) == (1, 0)
+    assert "(STATE_FORBIDS)" in kept.err
+    assert gone.json["events_removed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"TILLSYNC_OPERATOR_TOKEN": ""}, "$(tillsync-service operator-token)"),
+        ({"TILLSYNC_OPERATOR_TOKEN": "abc"}, "$(tillsync-service operator-token)"),
+        ({"TILLSYNC_OPERATOR_TOKEN": "ab\nc"}, "$(tillsync-service operator-token)"),
+        ({"TILLSYNC_SERVICE_ADDRESS": "127.0.0.1:1"}, "No Tillsync service answers at 127.0.0.1:1"),
+        ({"TILLSYNC_SERVICE_ADDRESS": "shop"}, "must be HOST:PORT"),
+        ({"TILLSYNC_CA_FILE": "/nowhere.pem"}, "/nowhere.pem cannot be read"),
+        ({"TILLSYNC_CA_FILE": "/etc/passwd"}, "TILLSYNC_CA_FILE"),
+    ],
+)
+async def test_what_is_wrong_is_one_line_that_says_what_to_do(shell, settings, words):
+    """A token or an address is wrong: the operator reads one line, and knows the next step."""
+    shell.settings = settings
+
+    ended = await shell.run("tenants", "list")
+
+    assert ended.status == 1
+    assert ended.err.startswith("tillsync-service: ")
+    assert ended.err.count("\n") == 1
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("stores", "list", "--tenant", NOBODY), "(NOT_FOUND)"),
+        (("devices", "revoke", "--tenant", NOBODY, NOBODY), "(NOT_FOUND)"),
+        (("tenants", "create", " "), "name: 1 to 200 characters"),
+    ],
+)
+async def test_the_services_reason_is_told(shell, arguments, words):
+    """What the service refuses, it explains: its own words arrive."""
+    ended = await shell.run(*arguments)
+
+    assert ended.status == 1
+    assert ended.err.count("\n") == 1
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("enrolment-code",),
+        ("enrolment-code", "--store", NOBODY),
+        ("enrolment-code", "--tenant", NOBODY, "--store", NOBODY, "--new-store", "A"),
+        ("enrolment-code", "--new-store", "A", "--hours", "721"),
+        ("stores", "list", "--tenant", "1"),
+    ],
+)
+async def test_wrong_usage_reaches_no_service(shell, arguments):
+    """A mistyped command says how it is used, and changes nothing."""
+    ended = await shell.run(*arguments)
+
+    assert ended.status == 2
+    assert "Usage:" in ended.err
