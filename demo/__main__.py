@@ -37,7 +37,13 @@ WATCHDOG_SECONDS = 150.0
     help="An empty folder for ledgers, outboxes, database and logs, which stay.",
 )
 def main(
-    *, sales: int, stores: int, tills_per_store: int, day_seconds: float, seed: int, keep: Path | None
+    *,
+    sales: int,
+    stores: int,
+    tills_per_store: int,
+    day_seconds: float,
+    seed: int,
+    keep: Path | None,
 ) -> None:
     """Tills sell real baskets while links, programs, service and database fail under them.
 

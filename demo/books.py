@@ -35,14 +35,19 @@ class Stored:
 class Books:
     """Looks while the demo runs, and reads all of it at the end."""
 
-    def __init__(self, url: str, tenant_id: str) -> None:
-        self._url = url
-        self._tenant_id = tenant_id
+    def __init__(self) -> None:
+        self._url = ""
         self._connection: asyncpg.Connection | None = None
         self._seen: dict[str, int] = {}
 
+    def open(self, url: str, tenant_id: str) -> None:
+        """From now on there is something to look at."""
+        self._url, self._tenant_id = url, tenant_id
+
     async def counts(self) -> dict[str, int]:
         """Events by device; the last known ones while PostgreSQL is away."""
+        if not self._url:
+            return {}
         with suppress(*_AWAY):
             async with asyncio.timeout(_LOOK_SECONDS):
                 self._seen = dict(await self._fetch(_COUNTS))
@@ -61,7 +66,8 @@ class Books:
 
     async def close(self) -> None:
         if self._connection is not None:
-            await self._connection.close(timeout=_LOOK_SECONDS)
+            with suppress(*_AWAY):
+                await self._connection.close(timeout=_LOOK_SECONDS)
 
     async def _fetch(self, query: str) -> list[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():

@@ -45,7 +45,7 @@ class Day:
         self._view = view
         self._chronicle = chronicle
         self._tills: list[Till] = []
-        self._books: Books | None = None
+        self._books = Books()
 
     async def run(self) -> Verdict:
         """Raises DemoFailed when something did not happen as it should."""
@@ -100,7 +100,7 @@ class Day:
         chain = await asyncio.to_thread(
             operator.open_chain, list(by_store), self._size.tills_per_store
         )
-        self._books = Books(self._office.access.admin_url, chain.tenant_id)
+        self._books.open(self._office.access.admin_url, chain.tenant_id)
         tills = [
             (store, sales, number, code)
             for store, sales in by_store.items()
@@ -130,19 +130,18 @@ class Day:
         return await asyncio.to_thread(lambda: [till.look() for till in tills])
 
     async def _stored(self) -> Mapping[str, int]:
-        return await self._books.counts() if self._books else {}
+        return await self._books.counts()
 
     async def _reckoning(self) -> Verdict:
         self._chronicle.phase = "the books are compared"
         await _all(till.stop_agent() for till in self._tills)
-        assert self._books
         verdict = reckon(
             self._tills,
             await self._looks(),
-            await self._books.events(),
-            await self._books.totals(),
-            self._chronicle,
-            self._view.seconds,
+            stored=await self._books.events(),
+            totals=await self._books.totals(),
+            chronicle=self._chronicle,
+            seconds=self._view.seconds,
         )
         await self._close_books()
         await self._office.close()
@@ -155,9 +154,7 @@ class Day:
             await self._office.close()
 
     async def _close_books(self) -> None:
-        books, self._books = self._books, None
-        if books:
-            await books.close()
+        await self._books.close()
 
 
 async def _install(

@@ -17,7 +17,6 @@ POLL_SECONDS = 0.05
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 SHOWN_LOG_LINES = 12
-STDOUT_TO_LOG = 0
 
 
 def program(name: str) -> str:
@@ -29,12 +28,19 @@ class Process:
     """One running process. Its log goes on from one process of the same name to the next."""
 
     def __init__(
-        self, name: str, log: Path, begin: int, process: asyncio.subprocess.Process
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        *,
+        log: Path,
+        begin: int,
+        may_end: bool,
     ) -> None:
-        """`begin`: where in the log this process began to write."""
+        """`begin`: where in the log this process began to write; `may_end`: by itself, well."""
         self.name = name
         self._log = log
         self._begin = begin
+        self._may_end = may_end
         self._process = process
         self._end_expected = False
 
@@ -54,8 +60,10 @@ class Process:
 
     def check(self) -> None:
         """Raises DemoFailed when it ended and nobody wanted that."""
-        if not self._end_expected and self._process.returncode is not None:
-            raise self.failed(f"ended by itself, with status {self._process.returncode}")
+        status = self._process.returncode
+        is_good = status is None or self._end_expected or (self._may_end and status == 0)
+        if not is_good:
+            raise self.failed(f"ended by itself, with status {status}")
 
     async def answer(self) -> str:
         """What a command writes to its output, once it has ended. Raises DemoFailed if it failed."""
@@ -68,7 +76,6 @@ class Process:
     async def finished(self) -> None:
         """Waits until it ends by itself. Raises DemoFailed when that was no good end."""
         await self._process.wait()
-        self._end_expected = self._process.returncode == 0
         self.check()
 
     async def kill(self) -> None:
@@ -116,18 +123,28 @@ class Processes:
         await self._guard.wait()
 
     async def start(
-        self, name: str, *command: str, settings: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *command: str,
+        settings: Mapping[str, str] | None = None,
+        may_end: bool = False,
     ) -> Process:
         """`settings`: its TILLSYNC_* variables; those of whoever runs the demo are not for it."""
-        return await self._spawn(name, command, settings, STDOUT_TO_LOG)
+        return await self._spawn(name, command, settings, may_end=may_end)
 
     async def run(self, name: str, *command: str, settings: Mapping[str, str] | None = None) -> str:
         """Runs a command to its end, and gives what it answered."""
-        process = await self._spawn(name, command, settings, PIPE)
+        process = await self._spawn(name, command, settings, may_end=True, stdout=PIPE)
         return await process.answer()
 
     async def _spawn(
-        self, name: str, command: Sequence[str], settings: Mapping[str, str] | None, stdout: int
+        self,
+        name: str,
+        command: Sequence[str],
+        settings: Mapping[str, str] | None,
+        *,
+        may_end: bool,
+        stdout: int | None = None,
     ) -> Process:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TILLSYNC_")}
         log = self._logs / f"{name.replace(' ', '-')}.log"
@@ -138,8 +155,8 @@ class Processes:
                 cwd=ROOT,
                 env={**inherited, **(settings or {})},
                 stdin=DEVNULL,
-                stdout=output if stdout == STDOUT_TO_LOG else stdout,
+                stdout=output if stdout is None else stdout,
                 stderr=output,
                 process_group=self._guard.pid,
             )
-        return Process(name, log, begin, process)
+        return Process(name, process, log=log, begin=begin, may_end=may_end)

@@ -82,6 +82,7 @@ class Till:
             "--ledger", str(self.ledger_path),
             "--pause-seconds", str(day_seconds / max(1, len(self.sales))),
             "--repeat-every", str(REPEAT_EVERY),
+            may_end=True,
         )  # fmt: skip
 
     async def kill_pos(self) -> None:

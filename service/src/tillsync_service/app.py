@@ -47,6 +47,7 @@ SERVICES = tuple(
     )
 )
 READINESS_INTERVAL_SECONDS = 1.0
+CONTROL_CONNECTIONS = 2
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -93,11 +94,12 @@ class App:
     async def _start(self) -> None:
         settings = self._settings
         keys = signing_keys(settings)
-        database = await self._resources.enter_async_context(
-            serving_database(settings, on_loss=self.lost.set)
-        )
+        url = await _serving_url(settings, self._resources, self.lost.set)
+        database = await _open(self._resources, url, settings.database_connections)
+        # Who was revoked, and whether the database answers, must not queue behind sales.
+        control = await _open(self._resources, url, CONTROL_CONNECTIONS)
         fleet = FleetStore(database)
-        standing = Standing(fleet)
+        standing = Standing(FleetStore(control))
         await standing.refresh()
         _background(self._resources, standing.run())
 
@@ -121,7 +123,7 @@ class App:
             ),
             self._server,
         )
-        _background(self._resources, self._watch_readiness(database))
+        _background(self._resources, self._watch_readiness(control))
         self.port = self._bind()
         await self._server.start()
         log.info("serving", address=self.address)
@@ -192,22 +194,28 @@ _SERVER_OPTIONS = (
 
 
 @asynccontextmanager
-async def serving_database(
-    settings: Settings, *, on_loss: Callable[[], None] = lambda: None
-) -> AsyncIterator[Database]:
-    """The database that `settings` name, migrated: a configured one is refused while migrations
-    are pending; the embedded one is started and migrated, and `on_loss` called if it ends by
-    itself."""
+async def database_beside(settings: Settings) -> AsyncIterator[Database]:
+    """The database of a service that may be running, for a command beside it."""
     async with AsyncExitStack() as resources:
-        url = await _serving_url(settings, resources, on_loss)
-        database = await Database.connect(url, connections=settings.database_connections)
-        resources.push_async_callback(database.close)
-        yield database
+        running = None
+        if not settings.database_url:
+            running = EmbeddedPostgres.running_urls(settings.folder / "postgres")
+        url = running.service_url if running else await _serving_url(settings, resources)
+        yield await _open(resources, url, CONTROL_CONNECTIONS)
+
+
+async def _open(resources: AsyncExitStack, url: str, connections: int) -> Database:
+    database = await Database.connect(url, connections=connections)
+    resources.push_async_callback(database.close)
+    return database
 
 
 async def _serving_url(
-    settings: Settings, resources: AsyncExitStack, on_loss: Callable[[], None]
+    settings: Settings, resources: AsyncExitStack, on_loss: Callable[[], None] = lambda: None
 ) -> str:
+    """Where the database that `settings` name is, migrated: a configured one is refused while
+    migrations are pending; the embedded one is started and migrated, and `on_loss` called if it
+    ends by itself."""
     if settings.database_url:
         url = settings.database_url.get_secret_value()
         _must_be_migrated(await migrations.status(url))
@@ -235,23 +243,6 @@ def _background(resources: AsyncExitStack, work: Coroutine[Any, Any, None]) -> N
         await asyncio.gather(task, return_exceptions=True)
 
     resources.push_async_callback(end)
-
-
-@asynccontextmanager
-async def database_beside(settings: Settings) -> AsyncIterator[Database]:
-    """The database of a service that may be running, for a command beside it."""
-    running = None
-    if not settings.database_url:
-        running = EmbeddedPostgres.running_urls(settings.folder / "postgres")
-    if running is None:
-        async with serving_database(settings) as database:
-            yield database
-        return
-    database = await Database.connect(running.service_url)
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 def signing_keys(settings: Settings) -> KeyFile:
