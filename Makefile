@@ -15,10 +15,10 @@ help: ## print these words
 install: .venv/installed ## make .venv with everything below; the first word to say
 
 demo: .venv/demo-data ## a day of a small chain: tills, outages, and nothing missing
-	@$(RUN) demo
+	@$(RUN) demo $(ARGS)
 
-serve: .venv/installed ## the service with its embedded PostgreSQL
-	@$(BIN)/tillsync-service serve
+serve: .venv/installed ## the service with its embedded PostgreSQL; says how to enrol a till
+	@TILLSYNC_LOG_FORMAT=$${TILLSYNC_LOG_FORMAT:-text} $(BIN)/tillsync-service serve --print-enrolment-help
 
 test: .venv/installed ## all tests; `make test ARGS="-k outbox"` some of them
 	@$(RUN) pytest $(ARGS)

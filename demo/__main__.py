@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from rich.console import Console
 
 from demo.chronicle import Chronicle
 from demo.day import Day, Size
 from demo.failure import DemoFailed
 from demo.mishaps import VICTIMS
-from demo.verdict import Verdict, table
+from demo.statement import pronounce
+from demo.verdict import Verdict
 from demo.view import View, console
 from tillsync_service.foundation.embedded import EmbeddedPostgresError
 
@@ -67,7 +67,8 @@ def main(
         _give_up(error, keep)
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
-    _pronounce(out, verdict, chronicle)
+    pronounce(out, verdict, chronicle)
+    click.echo(verdict.as_json())
     sys.exit(0 if verdict.is_good else 1)
 
 
@@ -107,19 +108,10 @@ def _give_up(error: BaseException, keep: Path | None) -> NoReturn:
     if isinstance(error, TimeoutError):
         error = DemoFailed(f"hung: it did not end within {WATCHDOG_SECONDS:.0f} s")
     if not isinstance(error, DemoFailed | EmbeddedPostgresError):
-        raise error
+        raise error from None
     hint = f"the logs are in {keep}/logs" if keep else "with --keep DIR the logs stay"
     click.echo(f"demo: {error}\n({hint})", err=True)
     sys.exit(1)
-
-
-def _pronounce(out: Console, verdict: Verdict, chronicle: Chronicle) -> None:
-    out.print(table(verdict, chronicle))
-    for fault in verdict.faults:
-        out.print(fault, style="bold red")
-    if verdict.is_good:
-        out.print("Nothing is lost, nothing is doubled, and the money agrees.", style="bold green")
-    click.echo(verdict.as_json())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ class Day:
         baskets, _ = await asyncio.gather(self._read_baskets(), self._office.open())
         await self._open_tills(baskets, resources)
 
-        self._chronicle.phase = "selling"
         mishaps = Mishaps(
             self._tills,
             self._office,
@@ -74,7 +73,11 @@ class Day:
             day_seconds=self._size.day_seconds,
             seed=self._size.seed,
         )
+        self._chronicle.phase = "the tills' programs start"
         await _all(till.start_selling(self._size.day_seconds) for till in self._tills)
+        while not all(look.recorded for look in await self._looks()):  # noqa: ASYNC110 - see below
+            await asyncio.sleep(GLANCE_SECONDS)
+        self._chronicle.phase = "selling"
         await mishaps.run()
         await _all(till.sold_all() for till in self._tills)
 

@@ -15,19 +15,20 @@ from tillsync_service.foundation.embedded import Access, EmbeddedPostgres
 # Below the ports that systems hand out by themselves: while the service is down, nobody gets its.
 _FIRST_PORT, _LAST_PORT = 20_000, 30_000
 _SERVICE = program("tillsync-service")
+_COUNT = re.compile(r"(\d+) (\w+)")
 
 
 class HeadOffice:
     """`port`: of the service, the same after every restart."""
 
-    access: Access
-    operator_token: str
+    access: Access  # once PostgreSQL has started
 
     def __init__(self, processes: Processes, folder: Path) -> None:
         self._processes = processes
         self._data = folder / "postgres"
         self._keys = folder / "signing-keys.json"
         self._running: dict[str, Process] = {}
+        self.operator_token = ""
         self.port = _free_port()
 
     @property
@@ -36,13 +37,13 @@ class HeadOffice:
 
     async def open(self) -> None:
         """From nothing to a service that serves."""
-        await self.start_postgres()
         async with asyncio.TaskGroup() as steps:
-            steps.create_task(self._command("keys", "new", str(self._keys)))
+            steps.create_task(self.start_postgres())
+            steps.create_task(self._processes.run("keys", _SERVICE, "keys", "new", str(self._keys)))
+        async with asyncio.TaskGroup() as steps:
             steps.create_task(self._command("migrate", "up"))
-        async with asyncio.TaskGroup() as steps:
-            steps.create_task(self.start_service())
             token = steps.create_task(self._command("operator-token", "--label", "demo"))
+        await self.start_service()
         self.operator_token = token.result()
 
     async def close(self) -> None:
@@ -62,7 +63,7 @@ class HeadOffice:
         )
         await self._running["postgres"].until_says(postgres.READY)
         access = EmbeddedPostgres.running_urls(self._data)
-        if access is None or access != getattr(self, "access", access):
+        if access is None or getattr(self, "access", access) != access:
             raise DemoFailed("PostgreSQL came back on another port: something took its own")
         self.access = access
 
@@ -82,11 +83,9 @@ class HeadOffice:
 
     async def take_in(self, file: Path) -> tuple[int, int]:
         """What an operator does with a till's file: how many were new, how many known already."""
-        answer = await self._command("ingest-file", str(file))
-        counts = {
-            name: int(n.replace(",", "")) for n, name in re.findall(r"([\d,]+) (\w+)", answer)
-        }
-        return counts.get("accepted", 0), counts.get("duplicate", 0)
+        answer = (await self._command("ingest-file", str(file))).replace(",", "")
+        counts = {name: count for count, name in _COUNT.findall(answer)}
+        return int(counts.get("accepted", 0)), int(counts.get("duplicate", 0))
 
     @property
     def _settings(self) -> dict[str, str]:

@@ -29,24 +29,23 @@ class Mishaps:
         self._office = office
         self._chronicle = chronicle
         self._day_seconds = day_seconds
-        self._stick_is_in = asyncio.Event()
 
     async def run(self) -> None:
         """Returns when all is mended."""
         self._dawn = asyncio.get_running_loop().time()
         cut_off, killed, restarted, twice_unlucky = self._victims
         async with asyncio.TaskGroup() as day:
-            day.create_task(self._link_cut(cut_off))
+            link = day.create_task(self._link_cut(cut_off))
             day.create_task(self._agent_killed(killed, 0.15, 0.27))
             day.create_task(self._program_killed(restarted))
             day.create_task(self._agent_killed(twice_unlucky, 0.70, 0.78))
-            day.create_task(self._office_falls())
+            day.create_task(self._office_falls(link))
 
     async def _link_cut(self, till: Till) -> None:
         """Its sales wait, go to head office on a stick, and are sent again by the agent."""
         await self._at(0.08)
         with self._chronicle.during(till.number, "link cut"):
-            till.cut_link()
+            await till.cut_link()
             await self._at(0.45)
             waiting = (await asyncio.to_thread(till.look)).waiting
             if not waiting:
@@ -54,8 +53,7 @@ class Mishaps:
         with self._chronicle.during(till.number, "sales carried in on a USB stick"):
             stick = await till.export()
             await self._carry_in(till, stick)
-            self._stick_is_in.set()
-            await self._at(0.60)
+            await self._at(0.55)
             till.mend_link()
         with self._chronicle.during(till.number, "link back, the same stick again"):
             await self._carry_in_again(till, stick)
@@ -86,14 +84,15 @@ class Mishaps:
             await self._at(0.30)
             await till.start_selling(self._day_seconds)
 
-    async def _office_falls(self) -> None:
+    async def _office_falls(self, stick: asyncio.Task[None]) -> None:
+        """Not before the stick is in: that needs PostgreSQL, and an operator would wait for it."""
         await self._at(0.34)
         with self._chronicle.during(EVERYBODY, "service killed"):
             await self._office.kill_service()
             await self._at(0.40)
         with self._chronicle.during(EVERYBODY, "service starts again"):
             await self._office.start_service()
-        await self._stick_is_in.wait()
+        await stick
         await self._at(0.66)
         with self._chronicle.during(EVERYBODY, "PostgreSQL stopped"):
             await self._office.stop_postgres()

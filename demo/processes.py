@@ -66,7 +66,7 @@ class Process:
             raise self.failed(f"ended by itself, with status {status}")
 
     async def answer(self) -> str:
-        """What a command writes to its output, once it has ended. Raises DemoFailed if it failed."""
+        """What a command wrote to its output, once it has ended. Raises DemoFailed if it failed."""
         self._end_expected = True
         output, _ = await self._process.communicate()
         if self._process.returncode != 0:
@@ -109,6 +109,7 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
+        self._started: list[asyncio.subprocess.Process] = []
 
     async def __aenter__(self) -> Self:
         # A group of their own: a Ctrl-C at the terminal is for the demo, which then ends the rest.
@@ -121,6 +122,8 @@ class Processes:
         if self._guard.stdin:
             self._guard.stdin.close()
         await self._guard.wait()
+        for process in self._started:
+            await process.wait()
 
     async def start(
         self,
@@ -159,4 +162,5 @@ class Processes:
                 stderr=output,
                 process_group=self._guard.pid,
             )
+        self._started.append(process)
         return Process(name, process, log=log, begin=begin, may_end=may_end)

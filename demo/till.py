@@ -1,5 +1,6 @@
 """One till: its program, its agent, its link, and what can be seen of it from outside."""
 
+import asyncio
 import json
 import sqlite3
 import sys
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo import ledger
-from demo.failure import DemoFailed
 from demo.pos import write_sales
 from demo.processes import Process, Processes, program
 from demo.relay import Relay
@@ -17,6 +17,7 @@ from tillsync.v1.event_pb2 import Event
 
 # Every so manieth sale is recorded twice, as by a program that lost count.
 REPEAT_EVERY = 20
+LINK_POLL_SECONDS = 0.1
 _AGENT = program("tillsync-agent")
 # A day of the demo lasts less than a minute: an agent that waited a minute would miss it.
 _AGENT_SETTINGS = {"TILLSYNC_AGENT_MAX_WAIT_SECONDS": "2"}
@@ -92,10 +93,11 @@ class Till:
         """Waits until its program has nothing left to sell."""
         await self._running["program"].finished()
 
-    def cut_link(self) -> None:
-        """Raises DemoFailed when there was nothing to cut."""
-        if not self._relay.cut():
-            raise DemoFailed(f"{self._name} had no connection that could have been cut")
+    async def cut_link(self) -> None:
+        """As soon as there is something to cut: an agent connects when it has something to send."""
+        while not self._relay.cut():
+            self._relay.mend()
+            await asyncio.sleep(LINK_POLL_SECONDS)
 
     def mend_link(self) -> None:
         self._relay.mend()

@@ -5,11 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from demo import ledger
 from demo.books import Stored
-from demo.chronicle import EVERYBODY, Chronicle
+from demo.chronicle import Chronicle
 from demo.ledger import Entry
 from demo.till import Look, Till
 
@@ -148,45 +146,3 @@ def _money_of_rows(rows: Iterable[Stored]) -> dict[tuple[str, str], int]:
         for row in rows
         for currency, minor_units in row.amounts.items()
     }
-
-
-def table(verdict: Verdict, chronicle: Chronicle) -> Table:
-    """For a person: a line for each till, the sum below."""
-    shown = Table(
-        title="The tills' own ledgers against PostgreSQL",
-        caption="To all of them: " + "; ".join(chronicle.past.get(EVERYBODY, ())),
-        show_footer=True,
-    )
-    sums = {name: f"{verdict.total(name):,}" for name in _COUNTS}
-    shown.add_column("till", "", justify="right")
-    shown.add_column("store", "all")
-    for name, heading in _COUNTS.items():
-        shown.add_column(heading, sums[name], justify="right")
-    for name, heading in _MONEY.items():
-        shown.add_column(heading, _major(verdict.total(name)), justify="right")
-    shown.add_column("what happened to it")
-    for account in verdict.accounts:
-        shown.add_row(
-            str(account.number),
-            account.store,
-            *(f"{getattr(account, name):,}" for name in _COUNTS),
-            *(_major(getattr(account, name)) for name in _MONEY),
-            account.story,
-            style="red" if account.faults else None,
-        )
-    return shown
-
-
-_COUNTS = {
-    "recorded": "recorded",
-    "recorded_twice": "of them twice",
-    "stored": "stored",
-    "duplicates": "sent again",
-    "lost": "lost",
-    "doubled": "doubled",
-}
-_MONEY = {"money_recorded": "money recorded", "money_stored": "money stored"}
-
-
-def _major(minor_units: int) -> str:
-    return f"{minor_units / 100:,.2f}"

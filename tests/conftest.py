@@ -9,9 +9,7 @@ from tillsync_service.foundation.db import Database
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--renew-schema", action="store_true", help="write schema.snapshot.sql anew"
-    )
+    parser.addoption("--renew-schema", action="store_true", help="write schema.snapshot.sql anew")
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,13 @@
 """The service against the accidents of a data centre: processes die, freeze and stop answering."""
 
 import asyncio
-import os
+import contextlib
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
 from time import monotonic
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
@@ -18,7 +16,7 @@ import psutil
 import pytest
 
 from support.books import Books, CommitGate
-from support.builders import an_event, examined, some_events
+from support.builders import an_event, examined
 from support.faultproxy import FaultProxy
 from support.polling import eventually
 from support.service import (
@@ -60,20 +58,29 @@ class OwnPostgres:
 
     async def kill(self) -> None:
         """SIGKILL to all of it at once, as a power cut, and nobody left to tidy up."""
-        for process in self._processes():
-            process.kill()
-        psutil.wait_procs(self._processes(), 10)
+        processes = self._processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, 10)
         await self._server.stop()
+
+    def is_running(self) -> bool:
+        return bool(self._processes())
 
     def freeze(self) -> None:
         for process in self._processes():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         for process in self._processes():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _processes(self) -> list[psutil.Process]:
+        if self._server._process is None:
+            return []
         try:
             main = psutil.Process(self._server._process.pid)
             return [main, *main.children(recursive=True)]
@@ -81,18 +88,34 @@ class OwnPostgres:
             return []
 
 
-@pytest.fixture
-async def postgres_of_my_own():
+@pytest.fixture(scope="module")
+def server_to_break():
     folder = Path(tempfile.mkdtemp(prefix="tillsync-fault-"))
     folder.chmod(0o755)  # the server may run as another account, which must get through here
     server = OwnPostgres(folder / "data")
-    await server.start()
-    await migrations.upgrade(server.admin_url)
-    await migrations.grant_serving(server.admin_url, embedded.SERVICE_USER)
+
+    async def begin() -> None:
+        await server.start()
+        await migrations.upgrade(server.admin_url)
+        await migrations.grant_serving(server.admin_url, embedded.SERVICE_USER)
+
+    asyncio.run(begin())
     yield server
-    server.thaw()
-    await server.stop()
+    asyncio.run(server.stop())
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def postgres_of_my_own(server_to_break):
+    """Whole and running, before the test and after it."""
+    yield server_to_break
+    server_to_break.thaw()
+    if not server_to_break.is_running():
+        await server_to_break.start()
+    connection = await asyncpg.connect(server_to_break.admin_url)
+    await connection.execute("ALTER SYSTEM RESET ALL")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
 
 
 @pytest.fixture
@@ -207,13 +230,15 @@ async def test_i1_what_was_acknowledged_survives_every_crash(
     assert load.failures
 
 
-@pytest.mark.parametrize("setting", ["fsync", "synchronous_commit", "full_page_writes"])
-async def test_i1_a_commit_is_on_disk(my_database, my_device, setting):
+async def test_i1_a_commit_is_on_disk(my_database, my_device):
     """A power cut a moment after the receipt loses nothing: what is acknowledged was synced."""
     async with my_database.transaction(my_device.tenant_id) as transaction:
-        row = await transaction.fetch_one(f"SHOW {setting}")
+        found = {
+            setting: (await transaction.fetch_one(f"SHOW {setting}"))[0]
+            for setting in ("fsync", "synchronous_commit", "full_page_writes")
+        }
 
-    assert row[0] == "on"
+    assert found == {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
 async def test_i1_nothing_is_acknowledged_before_its_commit(my_till, my_books):
@@ -255,7 +280,8 @@ async def test_a_stop_under_load_loses_nothing_and_says_how_it_went(
     assert status == 0
     assert words["outcome"] == "drained"
     assert (stopping.code, stopping.reason) == (Code.UNAVAILABLE, "SHUTTING_DOWN")
-    assert {failure.code for failure in load.failures} <= {Code.UNAVAILABLE}
+    # gRPC itself says CANCELLED to calls that it had not handed over yet.
+    assert {failure.code for failure in load.failures} <= {Code.UNAVAILABLE, Code.CANCELLED}
     history, _ = await keys_after_all(postgres_of_my_own.admin_url, my_device.tenant_id)
     assert {"streamed", *load.acknowledged} - {*history} == set()
 
@@ -281,9 +307,7 @@ async def test_an_outage_is_told_within_a_second_and_heals_by_itself(
     assert history == ["before", "during"]
 
 
-async def test_a_frozen_database_holds_no_till_for_ever(
-    postgres_of_my_own, my_device, monkeypatch
-):
+async def test_a_frozen_database_holds_no_till_for_ever(postgres_of_my_own, my_device, monkeypatch):
     """The database's machine hangs without closing a connection. Tills hear of it in bounded time,
     and when it comes to itself, so does the service."""
     monkeypatch.setattr(limits, "COMMAND_SECONDS", 1.0)
@@ -309,15 +333,18 @@ async def test_a_frozen_database_holds_no_till_for_ever(
     assert history == ["before", "during"]
 
 
-async def eventually_stored(till: Caller, *events):
-    async def offered():
-        try:
-            return await till.offer(*events)
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is Code.UNAVAILABLE
-            return None
+async def tried(till: Caller, *events):
+    """The verdicts, or None when the till shall come again."""
+    try:
+        return await till.offer(*events)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not Code.UNAVAILABLE:
+            raise
+        return None
 
-    return await eventually(offered, within_seconds=20)
+
+async def eventually_stored(till: Caller, *events):
+    return await eventually(lambda: tried(till, *events), within_seconds=20)
 
 
 class MissingStandby:
@@ -346,11 +373,8 @@ class MissingStandby:
         )
 
     async def _sell(self, till: Caller) -> None:
-        try:
-            while True:
-                await till.offer(an_event())
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is Code.UNAVAILABLE  # noqa: PT017
+        while await tried(till, an_event()):
+            pass
 
 
 async def test_a_commit_that_no_standby_has_is_not_acknowledged(my_till, my_books, my_device):
@@ -368,7 +392,9 @@ async def test_a_commit_that_no_standby_has_is_not_acknowledged(my_till, my_book
         assert (failure.code, failure.reason) == (Code.UNAVAILABLE, "DATABASE_UNAVAILABLE")
 
     await standby.end()
-    assert names(await eventually_stored(my_till, an_event("a"), an_event("b"))) == ["DUPLICATE"] * 2
+    assert (
+        names(await eventually_stored(my_till, an_event("a"), an_event("b"))) == ["DUPLICATE"] * 2
+    )
     assert {"a", "b"} <= {*await my_books.keys(my_device.tenant_id)}
 
 
@@ -385,8 +411,7 @@ async def test_a_head_that_somebody_holds_is_unavailable_and_no_hang(
 
     async def forget_a_transaction() -> None:
         lock = (
-            "SELECT FROM tillsync.tenant_head"
-            f" WHERE tenant_id = '{my_device.tenant_id}' FOR UPDATE"
+            f"SELECT FROM tillsync.tenant_head WHERE tenant_id = '{my_device.tenant_id}' FOR UPDATE"
         )
         async with database.transaction(my_device.tenant_id, then=lock):
             entered.set()
@@ -438,20 +463,16 @@ async def stored_keys(books: Books, device: Device, count: int) -> bool:
     return len(await books.keys(device.tenant_id)) == count
 
 
-def app_options(**changed: int) -> list[tuple[str, int]]:
-    """The options of the real service, some of them changed."""
-    options = dict(app._SERVER_OPTIONS)
-    assert changed.keys() <= options.keys()
-    return list({**options, **changed}.items())
+def in_a_hurry(options) -> list[tuple[str, int]]:
+    """The options of the real service with half a second where it waits for a silent peer."""
+    waits = ("keepalive_time_ms", "timeout_ms")
+    return [(name, 500 if name.endswith(waits) else value) for name, value in options]
 
 
 async def test_a_till_behind_a_dead_link_is_let_go(database, device):
     """F18: a shop's router restarts and tells nobody. The service notices by its keepalive that the
     till is gone, and frees the stream."""
-    options = app_options(
-        **{"grpc.keepalive_time_ms": 300, "grpc.keepalive_timeout_ms": 300}
-    )
-    async with ingest_served(database, options=options) as served:
+    async with ingest_served(database, options=in_a_hurry(app._SERVER_OPTIONS)) as served:
         host, _, port = served.address.partition(":")
         async with (
             FaultProxy(host, int(port)) as network,
@@ -469,24 +490,27 @@ async def test_a_till_behind_a_dead_link_is_let_go(database, device):
 
 
 def test_a_dead_link_is_noticed_within_half_a_minute():
-    """F18: the keepalive of the service as it is shipped is on, and not slower than a minute."""
+    """F18: the keepalive of the service as it is shipped is on, and quick enough."""
     options = dict(app._SERVER_OPTIONS)
 
-    assert options["grpc.keepalive_time_ms"] + options["grpc.keepalive_timeout_ms"] <= 30_000
+    for timeout in ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
+        assert options["grpc.keepalive_time_ms"] + options[timeout] <= 30_000
     assert options["grpc.keepalive_permit_without_calls"] == 1
 
 
 async def test_tills_that_come_and_go_cost_no_memory(postgres_of_my_own, my_device, tmp_path):
     """F38: on bad links thousands of streams are opened and dropped. The service does not grow."""
-    async with ServiceProcess(postgres_of_my_own.serving_url, tmp_path) as service:
-        async with service.caller(my_device) as caller:
-            await come_and_go(caller, 1500)
-            before = psutil.Process(service.pid).memory_info().rss
+    async with (
+        ServiceProcess(postgres_of_my_own.serving_url, tmp_path) as service,
+        service.caller(my_device) as caller,
+    ):
+        await come_and_go(caller, 1500)
+        before = psutil.Process(service.pid).memory_info().rss
 
-            await come_and_go(caller, 3000)
+        await come_and_go(caller, 3000)
 
-            after = psutil.Process(service.pid).memory_info().rss
-            assert names(await caller.offer(an_event())) == ["ACCEPTED"]
+        after = psutil.Process(service.pid).memory_info().rss
+        assert names(await caller.offer(an_event())) == ["ACCEPTED"]
     assert after - before < 8 * 1024 * 1024
 
 

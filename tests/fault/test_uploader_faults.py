@@ -13,6 +13,7 @@ from support.faultproxy import FaultProxy
 from support.scripted_service import ScriptedService, fails, hangs
 from support.till import Till, until
 from tillsync_agent import link
+from tillsync_agent.errors import OutboxFull
 
 KILLED_AGENT = Path(__file__).parents[1] / "support" / "killed_agent.py"
 STEPS = ("take", "send", "answer", "settle")
@@ -219,6 +220,31 @@ async def test_the_service_says_when_to_come_back_and_is_obeyed(till, service):
         await until(lambda: len(service.batches) == 2)
 
     assert loop.time() - refused_at >= 1.9
+
+
+async def test_a_full_disk_while_settling_costs_a_repeat_and_no_sale(
+    tmp_path, service, monkeypatch
+):
+    """The till's disk fills up just when head office has answered: the sales stay on the till, are
+    sent again when there is room, and head office counts each once (F31)."""
+    till = Till(tmp_path, service, batch_events=5)
+    keys = till.record(20)
+    settle, failures = till.outbox.settle, [OutboxFull("the disk is full")] * 3
+
+    def settle_when_there_is_room(settlements):
+        if failures:
+            raise failures.pop()
+        settle(settlements)
+
+    monkeypatch.setattr(till.outbox, "settle", settle_when_there_is_room)
+
+    await till.drained()
+
+    assert list(service.stored) == keys
+    assert till.outbox.summary().settled == 20
+    assert len(service.batches) > 4
+    assert till.note.last_error == "the disk is full"
+    till.close()
 
 
 async def run_killed_agent(till: Till, step: str) -> int:

@@ -300,3 +300,12 @@ async def test_running_without_an_identity_is_exit_code_4(shell):
 
     assert code == 4
     assert "tillsync-agent enroll" in err
+
+
+async def test_recording_loads_no_grpc():
+    """A small till's program that only records pays nothing for the network it does not use."""
+    program = "import sys, tillsync_agent; sys.exit('grpc' in sys.modules)"
+
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+
+    assert await process.wait() == 0

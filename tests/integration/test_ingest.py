@@ -7,7 +7,7 @@ import pytest
 from support.books import CommitGate
 from support.builders import a_device, an_event, examined, some_events
 from support.polling import eventually
-from support.service import Caller, ids_as_token, ingest_served, names
+from support.service import Caller, failure_of, ids_as_token, ingest_served, names
 from tillsync.v1.event_pb2 import Event, EventFlag
 from tillsync.v1.ingest_service_pb2 import IngestStreamRequest
 from tillsync_service.foundation.db import Database
@@ -57,13 +57,15 @@ async def test_a_sale_arrives_whole(till, device, books):
         "2026-11-22",
     )
     assert (row["amounts"], row["traceparent"]) == ('{"USD": 1250}', "00-a-b-01")
-    history_id = await books.connection.fetchval("SELECT history_id::text FROM tillsync.tenant_head")
+    history_id = await books.connection.fetchval(
+        "SELECT history_id::text FROM tillsync.tenant_head"
+    )
     assert response.history_id == history_id
 
 
 async def test_i2_a_sale_counts_once_through_every_door(till, served, device, books):
-    """The till asks again, in one call, in a stream, from another till of the chain: the sale counts
-    once, and everybody hears where it is."""
+    """The till asks again, in one call, in a stream, from another till of the chain: the sale
+    counts once, and everybody hears where it is."""
     sale = an_event("sale", number=1)
     other_till = await books.enrol(device.tenant_id)
 
@@ -135,7 +137,8 @@ async def test_i2_a_sale_is_known_long_after_it_was_pruned(till, device, books):
 
 
 async def test_i2_keys_compare_byte_by_byte(till, device, books):
-    """Keys that merely look alike are different sales: case, blanks and accents made in two ways."""
+    """Keys that merely look alike are different sales: case, blanks, accents made in two
+    ways."""
     keys = ["a", "A", "a ", "\u00e9", "e\u0301", "k" * 200, "🛒" * 200]
 
     verdicts = await till.offer(*(an_event(key) for key in keys))
@@ -157,8 +160,8 @@ async def test_the_same_key_of_two_chains_is_two_sales(till, served, device, boo
 
 
 async def test_i3_another_sale_under_the_same_key_is_kept_aside_once(till, device, books):
-    """F8: two tills number their receipts alike. The second sale is neither dropped nor put over the
-    first: it waits in quarantine, once, however often it is offered."""
+    """F8: two tills number their receipts alike. The second sale is neither dropped nor put over
+    the first: it waits in quarantine, once, however often it is offered."""
     first, other = an_event("k", receipt="1"), an_event("k", receipt="2", number=3)
     await till.offer(first)
 
@@ -188,8 +191,8 @@ async def test_i3_a_conflict_of_type_alone_is_a_conflict(till):
 
 
 async def test_the_same_key_in_one_batch_with_the_same_and_another_body(till, device, books):
-    """A till's bug puts one receipt number on three lines of a batch: one sale counts, its repeat is
-    a repeat, the different one is kept aside, and the sale behind them is not touched."""
+    """A till's bug puts one receipt number on three lines of a batch: one sale counts, its repeat
+    is a repeat, the different one is kept aside, and the sale behind them is not touched."""
     verdicts = await till.offer(
         an_event("k"), an_event("k"), an_event("k", receipt="2"), an_event("z")
     )
@@ -350,7 +353,8 @@ async def test_a_sale_without_money_or_day_counts(till, device, books):
     ],
 )
 async def test_a_body_that_nobody_here_can_read_is_stored(till, device, books, body):
-    """F46: a sale of a newer till, or a damaged one, is kept to the byte for whoever can read it."""
+    """F46: a sale of a newer till, or a damaged one, is kept to the byte for whoever can read
+    it."""
     assert names(await till.offer(an_event("a", body=body))) == ["ACCEPTED"]
 
     (row,) = await books.events(device.tenant_id)
@@ -436,9 +440,7 @@ async def test_a_chain_in_a_jam_keeps_no_other_chain_waiting(till, served, devic
 
 async def test_off_mode_keeps_every_promise(database, device, books):
     """Without grouping each call has a transaction of its own, and still each sale counts once."""
-    group_commit = GroupCommit(
-        IngestStore(database), max_group_events=1, max_groups_per_tenant=10
-    )
+    group_commit = GroupCommit(IngestStore(database), max_group_events=1, max_groups_per_tenant=10)
     sales = [an_event(f"s{number % 20}") for number in range(60)]
 
     receipts = await asyncio.gather(
@@ -452,8 +454,6 @@ async def test_off_mode_keeps_every_promise(database, device, books):
 
 async def test_a_chain_that_is_gone_is_told_so(served):
     """A till whose chain was deleted keeps what it has and hears why."""
-    from support.service import failure_of
-
     async with Caller(served.address, ids_as_token(a_device())) as caller:
         failure = await failure_of(caller.ingest(an_event()))
 

@@ -103,9 +103,7 @@ async def test_a_damaged_file_is_never_called_whole(store, device, books, tmp_pa
     assert stored.items() <= {sale.key: sale.body.value for sale in sales}.items()
 
 
-async def test_a_bad_sale_in_the_file_is_counted_and_holds_up_none(
-    store, device, books, tmp_path
-):
+async def test_a_bad_sale_in_the_file_is_counted_and_holds_up_none(store, device, books, tmp_path):
     """I9 by file: a sale without a key and one whose key is another sale's are named by their
     number; the others are in."""
     await GroupCommit(store).submit(

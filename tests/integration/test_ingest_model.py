@@ -137,9 +137,7 @@ class World:
         self._database.abandon()
 
     async def play(self, volley: Volley) -> None:
-        batches = [
-            (self.tills[till], [sale.event() for sale in of]) for till, of in volley.batches
-        ]
+        batches = [(self.tills[till], [sale.event() for sale in of]) for till, of in volley.batches]
         if volley.fault == "none":
             await self._offer(batches)
         else:

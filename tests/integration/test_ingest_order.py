@@ -151,9 +151,7 @@ async def test_i5_a_retry_of_stored_sales_stands_in_line_too(replicas, device, b
     assert names(await retry) == ["DUPLICATE", "DUPLICATE"]
 
 
-async def test_i5_batches_with_the_same_keys_in_any_order_do_not_deadlock(
-    replicas, device, books
-):
+async def test_i5_batches_with_the_same_keys_in_any_order_do_not_deadlock(replicas, device, books):
     """Two replicas get the same backlog, one of them backwards: both are answered, no sale counts
     twice, and none has to be sent again."""
     keys = [f"k{number}" for number in range(200)]
@@ -168,9 +166,7 @@ async def test_i5_batches_with_the_same_keys_in_any_order_do_not_deadlock(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_i5_a_reader_sees_every_sale_once_and_in_order(
-    replicas, device, books, reader, seed
-):
+async def test_i5_a_reader_sees_every_sale_once_and_in_order(replicas, device, books, reader, seed):
     """F1, F3: two replicas write, transactions fail halfway, retries run into each other, and an
     integrator reads on all the while. Each sale reaches it exactly once, in one gapless order."""
     dice = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Calls that cannot succeed: the till is told what to do, and nobody's data leaks into the answer."""
+"""Calls that cannot succeed: the till is told what to do, and nobody's data gets out."""
 
 import asyncio
 
@@ -127,7 +127,7 @@ async def test_a_request_of_just_4_mib_is_taken(till):
 
 
 async def test_an_oversize_sale_is_refused_alone(till, device, books):
-    """F37: one sale with a photo in it is too large. It is named; the sales around it are stored."""
+    """F37: one sale with a photo in it is too large. It is named; the others are stored."""
     large = {"type_url": "x", "value": bytes(limits.MAX_BODY_BYTES + 1)}
 
     verdicts = await till.offer(an_event("a"), an_event("big", body=large), an_event("b"))
@@ -213,9 +213,7 @@ async def test_a_fault_of_ours_tells_nothing_of_our_insides(device, cause):
         Caller(served.address, ids_as_token(device)) as caller,
     ):
         call = await failure_of(caller.ingest(an_event()))
-        streamed = await failure_of(
-            first_answer(caller, IngestStreamRequest(events=[an_event()]))
-        )
+        streamed = await failure_of(first_answer(caller, IngestStreamRequest(events=[an_event()])))
 
     for failure in (call, streamed):
         assert (failure.code, failure.reason) == (Code.INTERNAL, "INTERNAL")

@@ -1,16 +1,28 @@
 """An operator keeps a running service in order from a shell."""
 
 import asyncio
+import ipaddress
 import re
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from support.fleet import a_secret, hash_of
 from support.operators import Shell, shell_at
 from support.service import ServiceProcess
+from tillsync.v1 import admin_service_pb2 as admin_pb
 from tillsync.v1 import device_service_pb2 as pb
+from tillsync.v1.admin_service_pb2_grpc import (
+    AdminServiceServicer,
+    add_AdminServiceServicer_to_server,
+)
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
+from tillsync_service.operator import commands
 from tillsync_service.operator.client import Service, Target
 
 CODE = re.compile(r"\w{4}(-\w{4}){3}\n")
@@ -108,9 +120,6 @@ async def test_a_code_ends_when_the_operator_said(shell, tenant):
 async def test_long_lists_are_whole(shell, tenant, monkeypatch):
     """A chain with more shops than fit on a page sees all of them."""
     monkeypatch.setattr("tillsync_service.operator.commands.limits.MAX_PAGE_SIZE", 2)
-    from tillsync.v1 import admin_service_pb2 as admin_pb
-    from tillsync_service.operator import commands
-
     async with Service(Target(shell.address, token=shell.token)) as service:
         for number in range(5):
             await commands._make_store(service, tenant, f"{number}", f"Shop {number}")
@@ -212,3 +221,54 @@ async def test_wrong_usage_reaches_no_service(shell, arguments):
 
     assert ended.status == 2
     assert "Usage:" in ended.err
+
+
+class Empty(AdminServiceServicer):
+    """A service without tenants."""
+
+    async def ListTenants(self, request, context):  # noqa: N802 - gRPC's name
+        return admin_pb.ListTenantsResponse()
+
+
+def a_certificate() -> tuple[bytes, bytes]:
+    """Key and self-signed certificate of 127.0.0.1, in PEM."""
+    now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "head office")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    unencrypted = serialization.NoEncryption()
+    return (
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, unencrypted),
+        certificate.public_bytes(pem),
+    )
+
+
+async def test_tls_with_a_chain_of_ones_own(tmp_path):
+    """The retailer runs its own certificate authority: with its file the operator is let in, with
+    another's file, or without any, one line says so and the token does not leave."""
+    pair = a_certificate()
+    (tmp_path / "ca.pem").write_bytes(pair[1])
+    (tmp_path / "other.pem").write_bytes(a_certificate()[1])
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    add_AdminServiceServicer_to_server(Empty(), server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+
+    shell = Shell(f"127.0.0.1:{port}", "token")
+    good = await shell.run("tenants", "list", "--ca-file", str(tmp_path / "ca.pem"))
+    bad = await shell.run("tenants", "list", "--ca-file", str(tmp_path / "other.pem"))
+    none = await shell.run("tenants", "list")
+    await server.stop(None)
+
+    assert (good.status, good.err) == (0, "")
+    for ended in (bad, none):
+        assert ended.status == 1
+        assert ended.err.count("\n") == 1
+        assert "TILLSYNC_CA_FILE" in ended.err

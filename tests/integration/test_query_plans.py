@@ -1,4 +1,4 @@
-"""The statements of ingest stay quick when the ledger has grown: each finds its rows by an index."""
+"""The statements of ingest stay quick when the ledger has grown: each finds rows by an index."""
 
 import json
 from uuid import uuid4
@@ -93,7 +93,7 @@ async def test_a_tills_numbers_are_found_by_the_primary_key(ledger, mode):
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_plans_of_a_full_ledger_are_cheap(ledger):
-    """F36: a thousand keys are a thousand short walks down the index, and no walk through it all."""
+    """F36: a thousand keys are a thousand short walks down the index, not one through it all."""
     plan = await plan_of(
         ledger, "head_and_holders", [f"k{n}" for n in range(1000)], mode="force_custom_plan"
     )

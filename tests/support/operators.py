@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -99,16 +99,23 @@ def shell_at(service: ServiceProcess, tenant: str | None = None) -> Shell:
     return Shell(service.address, issuer.operator_token("test", limit, 3600))
 
 
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder that Postgres reaches also where it runs as another account."""
+    folder = Path(tempfile.mkdtemp(prefix="tillsync-operator-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @asynccontextmanager
 async def service_with_postgres() -> AsyncIterator[tuple[ServiceProcess, EmbeddedPostgres]]:
     """A service, and the Postgres of its own that a test may stop and start again."""
-    folder = Path(tempfile.mkdtemp(prefix="tillsync-operator-", dir="/tmp"))
-    folder.chmod(0o755)  # the server may run as another account, which must get through here
-    try:
+    with reachable_folder() as folder:
         async with EmbeddedPostgres(folder / "postgres") as postgres:
             await migrations.upgrade(postgres.admin_url)
             await migrations.grant_serving(postgres.admin_url, SERVICE_USER)
             async with ServiceProcess(postgres.service_url, folder) as service:
                 yield service, postgres
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ holds what to do with the next batches, first to last; an empty script means beh
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -182,7 +183,7 @@ class ScriptedService:
     async def _check_token(self, context: Context) -> None:
         shown = dict(context.invocation_metadata()).get("authorization", "")
         token = shown.removeprefix("Bearer ")
-        known = token in self.tokens and time.monotonic() < self._token_ends[token]
+        known = token in self.tokens and time.monotonic() < self._token_ends.get(token, math.inf)
         if not known:
             self.tokens_refused += 1
             await context.abort(

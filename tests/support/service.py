@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import grpc
@@ -112,15 +113,15 @@ class Caller:
         self.metadata = (("authorization", f"Bearer {token}"),)
         self.stub = IngestServiceStub(self.channel)
 
-    async def __aenter__(self) -> "Caller":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
 
-    async def ingest(self, *events: Event, timeout: float = 20) -> pb.IngestResponse:
+    async def ingest(self, *events: Event) -> pb.IngestResponse:
         return await self.stub.Ingest(
-            pb.IngestRequest(events=events), metadata=self.metadata, timeout=timeout
+            pb.IngestRequest(events=events), metadata=self.metadata, timeout=20
         )
 
     async def offer(self, *events: Event) -> Sequence[Verdict]:
@@ -194,7 +195,7 @@ class ServiceProcess:
             "TILLSYNC_LISTEN": "127.0.0.1:0",
         }
 
-    async def __aenter__(self) -> "ServiceProcess":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -208,7 +209,7 @@ class ServiceProcess:
     async def start(self) -> None:
         program = Path(sys.executable).with_name("tillsync-service")
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 [program, "serve"], env=self._environment, cwd=self._folder, stderr=log, stdout=log
             )
         serving = await eventually(lambda: self._logged("serving"), within_seconds=30)

@@ -1,5 +1,7 @@
 """The operator's settings: a slip is met at the start, in one line that names it."""
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
@@ -10,8 +12,6 @@ from tillsync_service.config import Settings, SettingsError
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
     """No setting of the machine that runs the tests gets in."""
-    import os
-
     for name in os.environ:
         if name.startswith("TILLSYNC_"):
             monkeypatch.delenv(name)

@@ -68,9 +68,7 @@ def test_each_error_says_what_to_do(name, code, reason, retries):
 def test_no_error_of_the_tree_is_left_out_of_that_table():
     """A new kind of failure cannot reach a till without somebody deciding what it should do."""
     known = next(
-        mark
-        for mark in test_each_error_says_what_to_do.pytestmark
-        if mark.name == "parametrize"
+        mark for mark in test_each_error_says_what_to_do.pytestmark if mark.name == "parametrize"
     ).args[1]
     assert {kind.__name__ for kind in the_tree()} == {name for name, *_ in known}
 

@@ -19,12 +19,12 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """Standard output as a terminal of 200 columns."""
+def at_a_terminal(monkeypatch, columns: int) -> Terminal:
+    """Standard output as a terminal. Called by the test itself: pytest puts its own in place when
+    the test begins."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(columns))
     return terminal
 
 
@@ -49,8 +49,9 @@ def test_json_has_every_field(capsys):
     assert device["revoked_at"] is None
 
 
-def test_a_terminal_gets_a_table(terminal):
+def test_a_terminal_gets_a_table(monkeypatch):
     """An operator reads a table with headings, and the shop called [red] is not painted."""
+    terminal = at_a_terminal(monkeypatch, 200)
     row = output.row_of(pb.Store(store_id="1", name="[red]Main street"))
 
     output.show_rows(output.columns_of(pb.Store), [row], as_json=False)
@@ -59,9 +60,9 @@ def test_a_terminal_gets_a_table(terminal):
     assert "[red]Main street" in terminal.getvalue()
 
 
-def test_a_narrow_terminal_cuts_no_identifier_off(terminal, monkeypatch):
+def test_a_narrow_terminal_cuts_no_identifier_off(monkeypatch):
     """On a small screen the operator can still copy the whole id."""
-    monkeypatch.setenv("COLUMNS", "40")
+    terminal = at_a_terminal(monkeypatch, 40)
 
     output.show_rows(output.columns_of(pb.Device), [output.row_of(A_DEVICE)], as_json=False)
 
@@ -106,7 +107,8 @@ def test_a_token_is_not_in_the_targets_text():
 def test_help_does_not_wait_for_the_database_libraries():
     """An operator who asks for help has it at once: what only the server needs stays unread."""
     program = (
-        "import sys; from tillsync_service.cli import main; main(['--help'], standalone_mode=False);"
+        "import sys; from tillsync_service.cli import main;"
+        "main(['--help'], standalone_mode=False);"
         "assert not {'alembic', 'sqlalchemy', 'asyncpg', 'grpc', 'rich'} & set(sys.modules)"
     )
 

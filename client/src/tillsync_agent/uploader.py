@@ -2,6 +2,10 @@
 
 One batch is in flight at a time. A crash between any two of these steps repeats the batch, and the
 service answers DUPLICATE to what it has: nothing needs to be undone, so nothing is done by half.
+
+While the service works on a batch, the disk works too: the batch before it is settled and the one
+after it is taken. Only in calm weather, that is with batches of full size; after any trouble each
+step waits for the one before.
 """
 
 import asyncio
@@ -71,6 +75,8 @@ class Uploader:
         self._worker = worker
         self._on_step = on_step
         self._stream: BatchStream | None = None
+        self._ahead: list[Waiting] = []
+        self._settling: asyncio.Task[None] | None = None
         self._size = settings.batch_events
         self._token_proven = False
         self._culprits = 0
@@ -97,17 +103,22 @@ class Uploader:
 
         Raises OutboxUnavailable; nothing is lost by it.
         """
-        rows = await self._off_loop(self._outbox.take, self._size, self._settings.batch_bytes)
+        rows, self._ahead = self._ahead or await self._take(), []
         self._on_step("take")
         if not rows:
+            await self._settled()
             await self._write_note()
             return self._settings.idle_poll_seconds
         wait_seconds = self._state.admit()
         if wait_seconds > 0:
             return wait_seconds
         decision = await self._exchange(rows)
-        await self._apply(rows, decision)
-        self._on_step("settle")
+        await self._settled()
+        if self._ahead and len(decision.settlements) == len(rows) and not decision.forked:
+            self._settling = asyncio.create_task(self._settle(decision))
+        else:
+            self._ahead = []
+            await self._apply(rows, decision)
         pause_seconds = self._pace(decision)
         await self._write_note(urgent=pause_seconds > 0)
         return pause_seconds
@@ -116,6 +127,7 @@ class Uploader:
         """Ends the stream and writes the last note."""
         self._drop_stream()
         with suppress(OutboxUnavailable):
+            await self._settled()
             await self._write_note(urgent=True)
 
     async def _exchange(self, rows: Sequence[Waiting]) -> Decision:
@@ -128,14 +140,25 @@ class Uploader:
             return settle.of_no_stream(Failure("NOT_ENROLLED", str(error)))
         self._on_step("send")
         sent_at = self._clocks.wall()
+        ahead = asyncio.create_task(self._take_ahead(rows[-1].id))
         try:
             answer = await stream.exchange([row.envelope for row in rows])
         except CallFailed as failed:
             self._drop_stream()
             return self._of_failure(ids, failed.failure)
+        finally:
+            self._ahead = await ahead
         self._on_step("answer")
         await self._heard(answer, sent_at, self._clocks.wall())
         return settle.of_answer(ids, answer)
+
+    async def _take(self, after: int = 0) -> list[Waiting]:
+        limits = (self._size, self._settings.batch_bytes)
+        return await self._off_loop(lambda: self._outbox.take(*limits, after=after))
+
+    async def _take_ahead(self, after: int) -> list[Waiting]:
+        calm = self._size == self._settings.batch_events
+        return await self._take(after) if calm else []
 
     async def _open_stream(self) -> BatchStream:
         if self._link.token_is_stale:
@@ -173,14 +196,24 @@ class Uploader:
         if decision.forked and await self._is_our_epoch(rows, decision.forked):
             epoch = await self._off_loop(self._outbox.start_new_epoch)
             _log.warning("sequence numbers were used before (a cloned disk?): new epoch %d", epoch)
+        await self._settle(decision)
+        for row_id in decision.hold:
+            await self._hold(row_id, decision)
+        self._resize(len(rows), decision)
+
+    async def _settle(self, decision: Decision) -> None:
         if decision.settlements:
             await self._off_loop(self._outbox.settle, decision.settlements)
             self.note.last_acknowledged_at = self._now_text()
             for settlement in decision.settlements:
                 self._held_times.pop(settlement.id, None)
-        for row_id in decision.hold:
-            await self._hold(row_id, decision)
-        self._resize(len(rows), decision)
+        self._on_step("settle")
+
+    async def _settled(self) -> None:
+        """Waits for the settling that goes on beside, and raises what it raised."""
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            await settling
 
     async def _hold(self, row_id: int, decision: Decision) -> None:
         suspected_only = decision.then is Then.WAIT

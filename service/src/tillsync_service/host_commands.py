@@ -71,7 +71,7 @@ async def serve(*, print_enrolment_help: bool) -> None:
     _on_stop_signal(stop.set)
     async with app.App(settings) as running:
         if print_enrolment_help:
-            click.echo(_ENROLMENT_HELP.format(address=running.address))
+            click.echo(_ENROLMENT_HELP.format(program=sys.argv[0], address=running.address))
         waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set():
@@ -85,8 +85,8 @@ Tillsync serves on {address}. Ctrl-C stops it; what is stored stays.
 
 To enrol a till, in another terminal (with the same TILLSYNC_ settings, if you made any):
 
-  export TILLSYNC_OPERATOR_TOKEN=$(.venv/bin/tillsync-service operator-token)
-  .venv/bin/tillsync-service enrolment-code --service {address} --new-store "Main street"
+  export TILLSYNC_OPERATOR_TOKEN=$({program} operator-token)
+  {program} enrolment-code --service {address} --new-store "Main street"
 
 It prints the code, and the command that enrols the till with it.
 """

@@ -1,7 +1,9 @@
 """What an operator keeps in order, from anywhere: tenants, stores, codes, devices."""
 
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -181,12 +183,18 @@ async def enrolment_code(
     row = await _make_code(service, tenant_id, store_id, hours)
     _show_made(row, str(row["code"]), quiet=quiet, as_json=as_json)
     if sys.stdout.isatty() and not quiet and not as_json:
-        say(_ON_THE_TILL.format(address=service.address, code=row["code"]))
+        say(_ON_THE_TILL.format(agent=_agent(), address=service.address, code=row["code"]))
 
 
 _ON_THE_TILL = """On the till:
-  tillsync-agent enroll --service {address} --code {code} --name "till 1"
-  tillsync-agent run"""
+  {agent} enroll --service {address} --code {code} --name "till 1"
+  {agent} run"""
+
+
+def _agent() -> str:
+    """How the agent is called: by its name, unless only the one beside this program is here."""
+    beside = Path(sys.argv[0]).with_name("tillsync-agent")
+    return str(beside) if beside.exists() and not shutil.which(beside.name) else beside.name
 
 
 @click.group()

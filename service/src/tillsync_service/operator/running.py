@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,8 @@ from tillsync_service.operator.client import OperatorError, Service, Target
 from tillsync_service.operator.output import say
 
 DEFAULT_ADDRESS = "127.0.0.1:7070"
-# Windows has no SIGHUP.
-_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
+_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANG_UP)))
 
 Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -73,12 +74,15 @@ def _option(
 
 
 async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Awaits the work, and ends it also when the awaiting task is cancelled meanwhile."""
+    """Awaits the work, and lets it end also when the awaiting task is cancelled meanwhile. Raises
+    what the work raises, and then only the cancellation."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()):
+            raise error from None
         raise
 
 
@@ -91,19 +95,32 @@ async def _until_signalled(work: Coroutine[Any, Any, int | None]) -> int | None:
         if not caught:
             task.cancel()
         caught.append(number)
-        say("Stopping, once what was made is removed.", err=True)
+        say("Stopping; cleaning up first.", err=True)
 
     _on_signals(stop)
     try:
         return await task
     except asyncio.CancelledError:
         return 128 + caught[0] if caught else 1
+    finally:
+        if caught:
+            _ignore_signals()
 
 
 def _on_signals(act: Callable[[int], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
+        if number is _HANG_UP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup
         try:
             loop.add_signal_handler(number, act, int(number))
         except NotImplementedError:  # Windows' loop has none
             signal.signal(number, lambda caught, _: loop.call_soon_threadsafe(act, caught))
+
+
+def _ignore_signals() -> None:
+    """From here to the exit: an impatient second Ctrl-C must not change the status."""
+    for number in _SIGNALS:
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
