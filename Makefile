@@ -18,7 +18,7 @@ demo: .venv/demo-data ## a day of a small chain: tills, outages, and nothing mis
 	@$(RUN) demo $(ARGS)
 
 serve: .venv/installed ## the service with its embedded PostgreSQL; says how to enrol a till
-	@TILLSYNC_LOG_FORMAT=$${TILLSYNC_LOG_FORMAT:-text} $(BIN)/tillsync-service serve --print-enrolment-help
+	@TILLSYNC_LOG_FORMAT=$${TILLSYNC_LOG_FORMAT:-text} exec $(BIN)/tillsync-service serve --print-enrolment-help
 
 test: .venv/installed ## all tests; `make test ARGS="-k outbox"` some of them
 	@$(RUN) pytest $(ARGS)

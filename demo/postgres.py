@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tillsync_service.foundation.embedded import EmbeddedPostgres
+from tillsync_service.foundation.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 READY = "PostgreSQL is ready"
 
@@ -20,4 +20,7 @@ async def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    try:
+        asyncio.run(serve(Path(sys.argv[1])))
+    except EmbeddedPostgresError as error:
+        sys.exit(str(error))
