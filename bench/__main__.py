@@ -59,8 +59,11 @@ async def _measure(console: Console, size: Size) -> dict[str, tuple[float, str]]
         await ingest.fill(large, large_tills[0], size.ledger_rows)
 
         console.print("streams of one tenant, on the empty and on the large database")
-        one, full = await ingest.alternate(
-            [(empty, tills), (large, large_tills)], rounds=size.rounds, events=size.events
+        second = await services.enter_async_context(bench.service("empty"))
+        one, full, two = await ingest.alternate(
+            [((empty,), tills), ((large,), large_tills), ((empty, second), tills)],
+            rounds=size.rounds,
+            events=size.events,
         )
         for table, disk_bytes in (
             await ingest.bytes_per_event(empty, tills[0].device.tenant_id)
@@ -68,8 +71,10 @@ async def _measure(console: Console, size: Size) -> dict[str, tuple[float, str]]
             figures[f"{table}_bytes_per_event"] = (disk_bytes, "")
         console.print("streams of four tenants")
         four_tills = await empty.tills(tenants=ingest.STREAMS, count=ingest.STREAMS)
-        (four,) = await ingest.alternate(
-            [(empty, four_tills)], rounds=size.rounds, events=size.events
+        four, four_two = await ingest.alternate(
+            [((empty,), four_tills), ((empty, second), four_tills)],
+            rounds=size.rounds,
+            events=size.events,
         )
         bare = await ingest.bare_rate(empty, tills, size.events)
 
@@ -79,9 +84,11 @@ async def _measure(console: Console, size: Size) -> dict[str, tuple[float, str]]
             "floor_events_per_s": (middle_one.floor, ""),
             "stream_events_per_s": (middle_one.service, ""),
             "stream_to_floor": (ingest.middle_ratio(one), ">= 0.80"),
+            "stream_to_floor_two_replicas": (ingest.middle_ratio(two), ""),
             "four_tenants_floor_events_per_s": (middle_four.floor, ""),
             "four_tenants_events_per_s": (middle_four.service, ""),
             "four_tenants_to_floor": (ingest.middle_ratio(four), ">= 0.65"),
+            "four_tenants_to_floor_two_replicas": (ingest.middle_ratio(four_two), ""),
             "service_cpu_us_per_event": (middle_four.service_us, ""),
             "service_cpu_above_floor_client_us": (middle_four.overhead_us, "<= 10"),
             "large_floor_events_per_s": (ingest.middle(full).floor, ""),

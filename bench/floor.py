@@ -52,11 +52,10 @@ def prepare(till: Till, events: Sequence[Event]) -> Batch:
     now = datetime.now(UTC)
     candidates = [c for c in examine(events, till.device, now) if isinstance(c, Candidate)]
     judgement = judge(candidates, head=0, held={}, seen={}, numbers=presented(candidates))
-    columns = store._columns(map(store._event_row, judgement.stored), 15)  # noqa: SLF001
     return Batch(
         [c.key for c in candidates],
         store._columns(store._progress_rows(presented(candidates)), 3),  # noqa: SLF001
-        columns[1:],
+        store._event_columns(judgement.stored),  # noqa: SLF001
         store._columns(store._book_rows(judgement), 6),  # noqa: SLF001
         [c.body for c in candidates],
     )
@@ -101,13 +100,10 @@ async def _lane(connection: asyncpg.Connection, till: Till, batches: Sequence[Ba
         await connection.execute(opening)
         rows = await connection.fetch(_SQL["head_and_holders"], tenant_id, batch.keys)
         await connection.fetch(_SQL["seen_sequences"], tenant_id, *batch.numbers)
-        head = rows[0]["head"]
-        positions = range(head + 1, head + 1 + len(batch.keys))
         await connection.execute(
             _SQL["write"],
             tenant_id,
-            positions[-1],
-            list(positions),
+            rows[0]["head"],
             *batch.events,
             *batch.books,
             *batch.numbers,

@@ -1,6 +1,8 @@
 """Streamed and single-event ingest, against their floors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
 from uuid import UUID
 
@@ -56,20 +58,22 @@ class Round:
         return self.service_us - self.floor_client_us
 
 
-async def stream_round(target: Target, tills: list[Till], events: int) -> Round:
-    """The floor and then the service, each with `events` new events in all."""
+async def stream_round(replicas: Sequence[Target], tills: list[Till], events: int) -> Round:
+    """The floor and then the service, each with `events` new events in all; the streams are
+    spread over the replicas."""
+    target = replicas[0]
     each = events // len(tills)
     lanes = [(till, _prepared(till, each)) for till in _new_outboxes(tills)]
     floor_cost = await floor.write(target.serving_url, lanes)
     del lanes
 
     requests = [
-        (target.token(till), batches(sales(till, each), BATCH_EVENTS))
-        for till in _new_outboxes(tills)
+        (replica.address, replica.token(till), batches(sales(till, each), BATCH_EVENTS))
+        for till, replica in zip(_new_outboxes(tills), cycle(replicas), strict=False)
     ]
-    cpu_began = target.cpu_seconds()
-    seconds = await load.streams(target.address, requests)
-    cpu_seconds = target.cpu_seconds() - cpu_began
+    cpu_began = sum(replica.cpu_seconds() for replica in replicas)
+    seconds = await load.streams(requests)
+    cpu_seconds = sum(replica.cpu_seconds() for replica in replicas) - cpu_began
 
     total = each * len(tills)
     return Round(
@@ -149,13 +153,13 @@ def middle_ratio(rounds: list[Round]) -> float:
 
 
 async def alternate(
-    rig_targets: list[tuple[Target, list[Till]]], *, rounds: int, events: int
+    setups: list[tuple[Sequence[Target], list[Till]]], *, rounds: int, events: int
 ) -> list[list[Round]]:
-    """Rounds on several targets in turn, so that a slow minute of the machine hits all of them."""
-    results: list[list[Round]] = [[] for _ in rig_targets]
+    """Rounds on several setups in turn, so that a slow minute of the machine hits all of them."""
+    results: list[list[Round]] = [[] for _ in setups]
     for _ in range(rounds):
-        for (target, tills), rows in zip(rig_targets, results, strict=True):
-            rows.append(await stream_round(target, tills, events))
+        for (replicas, tills), rows in zip(setups, results, strict=True):
+            rows.append(await stream_round(replicas, tills, events))
     return results
 
 

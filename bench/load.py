@@ -30,11 +30,11 @@ class Calls:
         return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000
 
 
-async def streams(address: str, lanes: Sequence[tuple[str, Sequence[bytes]]]) -> float:
-    """Seconds until every lane (a token and its batches) is answered, one stream a lane. Raises
-    RuntimeError unless every event was accepted."""
+async def streams(lanes: Sequence[tuple[str, str, Sequence[bytes]]]) -> float:
+    """Seconds until every lane (an address, a token and batches) is answered, one stream a lane.
+    Raises RuntimeError unless the last batch of each was accepted."""
     began = time.perf_counter()
-    await asyncio.gather(*(_stream(address, token, batches) for token, batches in lanes))
+    await asyncio.gather(*(_stream(*lane) for lane in lanes))
     return time.perf_counter() - began
 
 

@@ -1,6 +1,6 @@
 """Which events can be stored, and how: what happened at the counter is not ours to refuse."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -50,8 +50,8 @@ def test_an_ordinary_sale_is_stored_as_it_came():
 
     assert (candidate.key, candidate.device_sequence, candidate.outbox_epoch) == ("key", 4, 7)
     assert (candidate.store_id, candidate.device_id) == (device.store_id, device.device_id)
-    assert (candidate.occurred_at, candidate.clock_offset_ms) == (NOW, -250)
-    assert (candidate.business_day, candidate.amounts) == (date(2026, 11, 22), {"USD": 1250})
+    assert (candidate.occurred_second, candidate.clock_offset_ms) == (NOW.timestamp(), -250)
+    assert (candidate.business_day, candidate.amounts) == ("2026-11-22", {"USD": 1250})
     assert candidate.body == event.body.value
     assert candidate.traceparent == "00-ab-cd-01"
     assert candidate.flags == 0
@@ -75,7 +75,6 @@ def test_an_ordinary_sale_is_stored_as_it_came():
         ("business_day", an_event(business_day="2026-02-30")),
         ("business_day", an_event(business_day="20261122")),
         ("business_day", an_event(business_day="2026-W47-7")),
-        ("business_day", an_event(business_day="0001-01-01")),
         ("business_day", an_event(business_day="2026-11-22T00:00")),
         ("business_day", an_event(business_day="\0")),
         ("device_sequence", an_event(number=0)),
@@ -105,6 +104,7 @@ def test_what_cannot_be_stored_is_refused_with_its_field(field, event):
         an_event(amounts=[]),
         an_event(amounts=[(f"C{number}", 1) for number in range(16)]),
         an_event(amounts=[("TWELVE-CHARS", 1)]),
+        an_event(business_day="0001-01-01"),
         an_event(business_day="9999-12-31"),
         an_event(number=INT64_MAX - 1, epoch=INT64_MAX),
     ],
@@ -150,7 +150,7 @@ def test_i10_a_wrong_clock_is_flagged_and_refuses_no_sale(seconds, flag, is_kept
     event = an_event(occurred_at=Timestamp(seconds=seconds))
 
     assert flags(event) == [flag]
-    assert (stored(event).occurred_at is not None) == is_kept
+    assert (stored(event).occurred_second is not None) == is_kept
 
 
 @pytest.mark.parametrize("nanos", [-1, 10**9, -(2**31), 2**31 - 1])

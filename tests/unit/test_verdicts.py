@@ -78,11 +78,12 @@ class Tenant:
         return found
 
     def _write(self, found: Judgement) -> None:
-        self.head = found.head
-        for position, flags, event in found.stored:
+        assert found.head == self.head
+        for event in found.stored:
             assert event.key not in self.holders
-            self.holders[event.key] = (position, event.digest)
-            if flags & FORKED:
+            self.head += 1
+            self.holders[event.key] = (self.head, event.digest)
+            if event.flags & FORKED:
                 self.forked.add(event.key)
         for outbox, news in found.progress.items():
             numbers = self.numbers.setdefault(outbox, set())

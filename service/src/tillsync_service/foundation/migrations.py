@@ -91,8 +91,6 @@ async def grant_serving(url: str, login: str) -> None:
     def grant(connection: Connection) -> None:
         quoted = connection.dialect.identifier_preparer.quote(login)
         connection.exec_driver_sql(f"GRANT tillsync_app, tillsync_worker TO {quoted}")
-        # So that a service can see for itself what is pending.
-        connection.exec_driver_sql(f"GRANT SELECT ON {VERSION_TABLE} TO {quoted}")
 
     await _with_connection(url, grant)
 

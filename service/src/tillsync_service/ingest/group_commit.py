@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -128,7 +129,7 @@ class GroupCommit:
         else:
             verdicts = iter(receipt.verdicts)
             for submission in group:
-                own = [next(verdicts) for _ in submission.batch]
+                own = list(islice(verdicts, len(submission.batch)))
                 _succeed(submission, Receipt(receipt.history_id, own))
 
     async def _commit_alone(self, tenant_id: UUID, submission: _Submission) -> None:

@@ -41,25 +41,36 @@ CROSS JOIN LATERAL (
 -- taken would be an error: head_and_holders has looked under the same lock. The divisor is 2^128.
 WITH ledger AS (
     INSERT INTO tillsync.event_key (tenant_id, key, position, digest)
-    SELECT $1, e.* FROM unnest($4::text[], $3::bigint[], $5::bytea[]) AS e
+    SELECT $1, e.key, $2 + e.number, e.digest
+    FROM unnest($3::text[], $4::bytea[]) WITH ORDINALITY AS e (key, digest, number)
 ), history AS (
     INSERT INTO tillsync.event (
         tenant_id, position, key, store_id, device_id, outbox_epoch, device_sequence, occurred_at,
         business_day, clock_offset_ms, flags, type_url, body, amounts, traceparent
     )
-    SELECT $1, e.*
+    SELECT
+        $1, $2 + e.number, e.key, e.store_id, e.device_id, e.outbox_epoch, e.device_sequence,
+        -- Hours and seconds apart, because one double cannot hold a far year to the microsecond.
+        timestamptz '1970-01-01 00:00:00Z' + make_interval(
+            hours => (e.occurred_second / 3600)::integer,
+            secs => (e.occurred_second % 3600)::float8 + (e.occurred_nano / 1000)::float8 / 1000000
+        ),
+        e.business_day, e.clock_offset_ms, e.flags, e.type_url, e.body, e.amounts, e.traceparent
     FROM unnest(
-        $3::bigint[], $4::text[], $6::uuid[], $7::uuid[], $8::bigint[], $9::bigint[],
-        $10::timestamptz[], $11::date[], $12::bigint[], $13::integer[], $14::text[], $15::bytea[],
-        $16::text[]::jsonb[], $17::text[]
-    ) AS e
+        $3::text[], $5::text::uuid[], $6::text::uuid[], $7::text::bigint[], $8::text::bigint[],
+        $9::text::bigint[], $10::text::integer[], $11::text::date[], $12::text::bigint[],
+        $13::text::integer[], $14::text[], $15::bytea[], $16::text[]::jsonb[], $17::text::text[]
+    ) WITH ORDINALITY AS e (
+        key, store_id, device_id, outbox_epoch, device_sequence, occurred_second, occurred_nano,
+        business_day, clock_offset_ms, flags, type_url, body, amounts, traceparent, number
+    )
 ), books AS (
     INSERT INTO tillsync.device_day AS d (
         tenant_id, device_id, business_day, currency, event_count, amount_minor, digest_sum
     )
     SELECT $1, total.*
     FROM unnest(
-        $18::uuid[], $19::date[], $20::text[], $21::bigint[],
+        $18::uuid[], $19::text[]::date[], $20::text[], $21::bigint[],
         $22::text[]::numeric[], $23::text[]::numeric[]
     ) AS total
     ON CONFLICT (tenant_id, device_id, business_day, currency) DO UPDATE
@@ -76,7 +87,7 @@ WITH ledger AS (
     SET sequences = p.sequences + excluded.sequences, changed_at = now()
 )
 UPDATE tillsync.tenant_head
-SET position = $2
+SET position = $2 + cardinality($3::text[])
 WHERE tenant_id = $1 AND stream = 'event'
 
 -- name: quarantine

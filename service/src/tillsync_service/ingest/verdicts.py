@@ -5,7 +5,6 @@ The caller holds the tenant's head row, so what `held` and `seen` say stays true
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import NamedTuple
 from uuid import UUID
 
@@ -19,7 +18,7 @@ DIGEST_MODULUS = 2**128
 Outbox = tuple[UUID, int]  # device id, outbox epoch
 Ranges = tuple[tuple[int, int], ...]  # half-open [first, end), ascending, not touching
 Holder = tuple[int, bytes]  # position and digest of the event that holds a key
-Day = tuple[UUID, date, str]  # device id, business day, currency: one row of the books
+Day = tuple[UUID, str, str]  # device id, business day, currency: one row of the books
 
 _NO_AMOUNTS = {NO_CURRENCY: 0}
 _UNNUMBERED: set[int] = set()  # never written to
@@ -53,11 +52,12 @@ class DayTotal:
 
 @dataclass(slots=True)
 class Judgement:
-    """One verdict per event, in order, and the rows that make them true."""
+    """One verdict per event, in order, and the rows that make them true. `head` is the position
+    of the last event before these."""
 
     head: int
     verdicts: list[Verdict] = field(default_factory=list)
-    stored: list[tuple[int, int, Candidate]] = field(default_factory=list)  # position, flags, …
+    stored: list[Candidate] = field(default_factory=list)  # at head + 1, head + 2, …
     quarantined: list[tuple[int, Candidate]] = field(default_factory=list)  # held position, …
     rejected: list[Refusal] = field(default_factory=list)
     progress: dict[Outbox, Ranges] = field(default_factory=dict)
@@ -123,9 +123,9 @@ def ranges(numbers: Iterable[int]) -> Ranges:
 
 
 def _accept(judgement: Judgement, event: Candidate, *, is_fork: bool) -> Verdict:
-    judgement.head = position = judgement.head + 1
-    flags = event.flags | FORKED if is_fork else event.flags
-    judgement.stored.append((position, flags, event))
+    if is_fork:
+        event = event._replace(flags=event.flags | FORKED)
+    judgement.stored.append(event)
     digest_number = int.from_bytes(event.digest)
     for currency, minor_units in (event.amounts or _NO_AMOUNTS).items():
         day = (event.device_id, event.business_day, currency)
@@ -135,7 +135,7 @@ def _accept(judgement: Judgement, event: Candidate, *, is_fork: bool) -> Verdict
         total.event_count += 1
         total.amount_minor += minor_units
         total.digest_sum += digest_number
-    return Verdict(ACCEPTED, position, flags)
+    return Verdict(ACCEPTED, judgement.head + len(judgement.stored), event.flags)
 
 
 def _reject(judgement: Judgement, refusal: Refusal) -> Verdict:
