@@ -75,7 +75,7 @@ async def test_a_lost_answer_makes_no_second_sale(till, service, network):
 
 @pytest.mark.parametrize("code", [c for c in grpc.StatusCode if c is not grpc.StatusCode.OK])
 @pytest.mark.parametrize("stored", [False, True], ids=["not-stored", "stored"])
-async def test_no_status_code_makes_a_till_drop_a_sale(tmp_path, service, code, stored):
+async def test_i4_no_status_code_makes_a_till_drop_a_sale(tmp_path, service, code, stored):
     """401 and 404 from a proxy, UNIMPLEMENTED, PERMISSION_DENIED, anything: whether the batch was
     stored or not, the till keeps the sales until a verdict came, and each counts once (I4, F14)."""
     till = Till(tmp_path, service)

@@ -302,7 +302,7 @@ def test_acknowledged_sales_are_pruned_oldest_first_when_they_are_too_many(outbo
     assert first_left.sequence == 1200, "the newest was pruned"
 
 
-def test_nothing_but_pruning_deletes_and_it_cannot_delete_what_waits(outbox, path):
+def test_i4_nothing_but_pruning_deletes_and_it_cannot_delete_what_waits(outbox, path):
     """Whatever goes wrong elsewhere, no statement of the agent can throw a sale away that head
     office has not acknowledged."""
     deleting = [value for value in vars(sql).values() if "DELETE" in str(value)]

@@ -14,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 
 from tillsync_service.foundation import migrations
+from tillsync_service.foundation.embedded import EmbeddedPostgres
 
 TEMPLATE = "tillsync_template"
 
@@ -67,8 +68,6 @@ def running_server() -> Iterator[Server]:
         return
     folder = Path(tempfile.mkdtemp(prefix="tillsync-test-"))
     folder.chmod(0o755)  # the server may run as another account, which must get through here
-    from tillsync_service.foundation.embedded import EmbeddedPostgres
-
     embedded = EmbeddedPostgres(folder / "data")
     asyncio.run(embedded.start())
     try:

@@ -32,7 +32,7 @@ def an_answer(*outcomes: str, history_id: str = "h") -> Answer:
 
 
 @given(ids=IDS, failure=FAILURES, token_is_new=st.booleans())
-def test_no_failure_whatsoever_settles_a_sale(ids, failure, token_is_new):
+def test_i4_no_failure_whatsoever_settles_a_sale(ids, failure, token_is_new):
     """A proxy says 401, a server 404, a hotel's portal HTML: the shop's sales all stay (I4)."""
     decision = settle.of_failure(ids, failure, token_is_new=token_is_new)
 

@@ -192,9 +192,11 @@ class Agent:
         while not self._stop.is_set():
             now = self._clocks.monotonic()
             try:
-                if now - pruned_at >= PRUNE_EVERY_SECONDS:
+                is_full = self._outbox.disk_is_full
+                if is_full or now - pruned_at >= PRUNE_EVERY_SECONDS:
                     pruned_at = now
-                    keep_seconds = settings.keep_settled_days * 86_400
+                    # Room for the next sale is worth more than the copy of an acknowledged one.
+                    keep_seconds = 0.0 if is_full else settings.keep_settled_days * 86_400
                     await self._off_loop(
                         self._outbox.prune, keep_seconds, settings.max_settled_bytes
                     )

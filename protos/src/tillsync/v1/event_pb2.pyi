@@ -78,7 +78,9 @@ class _EventFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventFlag.V
     EVENT_FLAG_CLOCK_IMPLAUSIBLE: _EventFlag.ValueType  # 2
     """occurred_at is more than a year away from the service's clock; stored as it is."""
     EVENT_FLAG_CLOCK_UNREADABLE: _EventFlag.ValueType  # 3
-    """occurred_at lies outside the years 1 to 9999, so that no time could be stored."""
+    """occurred_at lies outside the years 1 to 9999, or in their first or last second, which some
+    programs send for "no time": no time is stored.
+    """
     EVENT_FLAG_FORKED: _EventFlag.ValueType  # 4
     """The device, epoch and sequence were used before by another event: a cloned disk or a
     restored backup. The event is stored; an agent that sees this starts a new epoch.
@@ -98,7 +100,9 @@ EVENT_FLAG_CLOCK_ABSENT: EventFlag.ValueType  # 1
 EVENT_FLAG_CLOCK_IMPLAUSIBLE: EventFlag.ValueType  # 2
 """occurred_at is more than a year away from the service's clock; stored as it is."""
 EVENT_FLAG_CLOCK_UNREADABLE: EventFlag.ValueType  # 3
-"""occurred_at lies outside the years 1 to 9999, so that no time could be stored."""
+"""occurred_at lies outside the years 1 to 9999, or in their first or last second, which some
+programs send for "no time": no time is stored.
+"""
 EVENT_FLAG_FORKED: EventFlag.ValueType  # 4
 """The device, epoch and sequence were used before by another event: a cloned disk or a
 restored backup. The event is stored; an agent that sees this starts a new epoch.
