@@ -1,3 +1,8 @@
+import os
+
+# Tests start processes while gRPC runs in this one; its fork handlers would close the wrong files.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import asyncio
 
 import asyncpg

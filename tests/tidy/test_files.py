@@ -19,7 +19,7 @@ INDEX_HOST = re.compile(
     r"(pypi|pythonhosted|npmjs|deb\.debian|crates|buf\.build/gen)\.(org|io|com|dev)|"
     r"--(extra-)?index-url|--find-links|/simple/"
 )
-MACHINE_PATH = re.compile(r"(?<![\w.*-])/(work|root|Users|opt/pypi|tmp/bash_jobs)/")
+MACHINE_PATH = re.compile(r"(?<![\w.*-])/(root|home/\w+|Users)/")
 
 
 def files_of_ours(folder: Path = ROOT) -> Iterator[Path]:

@@ -1,6 +1,8 @@
 """The composition root: the one module that knows everyone. Builds a service and stops it."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -93,6 +95,7 @@ class App:
 
     async def _start(self) -> None:
         settings = self._settings
+        _must_be_free(settings.listen)
         keys = signing_keys(settings)
         url = await _serving_url(settings, self._resources, self.lost.set)
         database = await _open(self._resources, url, settings.database_connections)
@@ -259,6 +262,22 @@ def signing_keys(settings: Settings) -> KeyFile:
 def token_issuer(settings: Settings) -> TokenIssuer:
     """What signs tokens with this machine's keys."""
     return TokenIssuer(signing_keys(settings), utc_now)
+
+
+def _must_be_free(listen: str) -> None:
+    """Said before a database is started for nothing; gRPC's own words would not name the cause."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name == "posix":  # elsewhere the option means the opposite
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise SettingsError(
+                f"TILLSYNC_LISTEN: cannot listen on {listen}: {error.strerror}. Is another "
+                "tillsync-service running? Choose another port."
+            ) from error
 
 
 def _group_commit(database: Database, settings: Settings) -> GroupCommit:

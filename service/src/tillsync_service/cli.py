@@ -24,6 +24,7 @@ _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
     "migrate": _Place(_HOST, "migrate", "The database's schema: up, down, status, sql."),
+    "settings": _Place(_HOST, "settings", "Every setting: TILLSYNC_… variables and defaults."),
     "keys": _Place(_HOST, "keys_group", "The keys that sign tokens: new, rotate."),
     "operator-token": _Place(_HOST, "operator_token", "Print a token for the commands below."),
     "ingest-file": _Place(_HOST, "ingest_file", "Take in what a till without a link exported."),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tillsync_service.foundation import limits
@@ -16,9 +16,10 @@ from tillsync_service.foundation.embedded import default_data_dir
 PREFIX = "TILLSYNC_"
 # Variables of this prefix that belong to others.
 _NOT_OURS = ("TILLSYNC_AGENT_", "TILLSYNC_TEST_")
-# What the operator's own commands read (cli.py); known here so that they count as spelt right.
+# What the operator's own commands read (operator/); known here so that they count as spelt right.
 CLIENT_SETTINGS = ("service_address", "operator_token", "ca_file")
 
+MAX_PORT = 65_535
 _LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:")
 
 
@@ -74,6 +75,27 @@ class Settings(BaseSettings):
         "info", description="The least severe level that is logged."
     )
     log_format: Literal["json", "text"] = Field("json", description="How log lines look.")
+
+    @field_validator("database_url", "migration_url")
+    @classmethod
+    def _is_database_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            try:
+                parts = urlsplit(url.get_secret_value())
+                is_right = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+            except ValueError:  # a port that is none
+                is_right = False
+            if not is_right or not (parts.hostname or parts.query):
+                raise ValueError("it has the form postgresql://login:password@host:port/database.")
+        return url
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError(f"{address} is no address and port, such as 127.0.0.1:7070.")
+        return address
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:

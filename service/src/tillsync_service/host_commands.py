@@ -4,7 +4,6 @@ They need the database or the keys; what an operator does from anywhere is in op
 """
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -21,7 +20,7 @@ from tillsync_service.fleet import keys
 from tillsync_service.foundation import migrations
 from tillsync_service.foundation.embedded import EmbeddedPostgresError
 from tillsync_service.foundation.errors import ServiceError
-from tillsync_service.ingest.backlog_file import BacklogFileError, take_in
+from tillsync_service.ingest.backlog_file import BacklogFile, BacklogFileError, take_in
 from tillsync_service.ingest.store import IngestStore
 
 Result = TypeVar("Result")
@@ -71,7 +70,6 @@ async def serve(*, print_enrolment_help: bool) -> None:
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
     async with app.App(settings) as running:
-        _spare_the_collector()
         if print_enrolment_help:
             click.echo(_ENROLMENT_HELP.format(program=sys.argv[0], address=running.address))
         waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
@@ -80,14 +78,6 @@ async def serve(*, print_enrolment_help: bool) -> None:
         raise EmbeddedPostgresError(
             f"The embedded PostgreSQL ended by itself: see the log in {settings.folder}/postgres."
         )
-
-
-def _spare_the_collector() -> None:
-    """What is loaded now stays loaded, and a batch makes and drops thousands of objects: looking
-    through either at every 700th allocation costs a twentieth of the service's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 _ENROLMENT_HELP = """
@@ -212,6 +202,19 @@ async def rotate(file: Path) -> None:
 
 
 @click.command()
+def settings() -> None:
+    """List every setting of the service: its variable, its default, what it is for.
+
+    \b
+    Example: tillsync-service settings
+    """
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else field.default
+        click.echo(f"{config.PREFIX}{name.upper()} (default: {default})")
+        click.echo(f"    {field.description}")
+
+
+@click.command()
 @click.option("--tenant", type=click.UUID, help="Limit the token to one tenant.")
 @click.option("--label", default="operator", show_default=True, help="Who it is for, for the log.")
 @click.option("--hours", type=click.FloatRange(0.01, 24 * 365), default=12, show_default=True)
@@ -236,12 +239,16 @@ async def ingest_file(file: Path) -> int:
     DUPLICATE. The same file again is harmless.
 
     \b
-    Exit status: 0 all taken in, 1 nothing was, 3 the file was cut off (what is whole was taken in)
-    or some events were refused.
+    Exit status: 0 all taken in, 1 it could not go on (what was taken in stays; say it again), 3 the
+    file was cut off (what is whole was taken in) or some events were refused.
     Example: tillsync-service ingest-file /media/usb/till-3.tillsync
     """
-    async with app.database_beside(_settings()) as database:
-        report = await take_in(IngestStore(database), file, app.utc_now())
+    try:
+        BacklogFile(file).close()  # another kind of file is told before a database is looked for
+        async with app.database_beside(_settings()) as database:
+            report = await take_in(IngestStore(database), file, app.utc_now())
+    except OSError as error:
+        raise BacklogFileError(f"{file} cannot be read on: {error.strerror}. Try again.") from error
     click.echo(str(report))
     return 0 if report.is_complete else 3
 

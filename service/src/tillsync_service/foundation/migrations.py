@@ -114,11 +114,27 @@ async def _with_connection(url: str, action: Callable[[Connection], None]) -> No
         async with engine.begin() as connection:
             await connection.run_sync(action)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-        raise MigrationError(f"The database cannot be reached: {error}") from error
+        raise MigrationError(
+            f"The database at {make_url(url).host} cannot be reached: {error}"
+        ) from error
     except DBAPIError as error:
-        raise MigrationError(f"The database refused: {error.orig}") from error
+        raise MigrationError(f"The database refused: {_cause(error)}{_hint(error)}") from error
     finally:
         await engine.dispose()
+
+
+def _cause(error: DBAPIError) -> str:
+    # The driver's wrapper puts its own class name in front.
+    return str(error.orig).split(">: ", 1)[-1]
+
+
+def _hint(error: DBAPIError) -> str:
+    if "role" in str(error.orig) and "permission denied" in str(error.orig):
+        return (
+            ". The owner makes three roles and grants them: give it CREATEROLE, or migrate once as "
+            "a superuser"
+        )
+    return ""
 
 
 def _config() -> Config:

@@ -61,6 +61,9 @@ class BacklogFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def events(self) -> Iterator[Event]:
