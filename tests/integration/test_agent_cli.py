@@ -104,7 +104,8 @@ async def test_enrolling_twice_with_one_code_gives_the_same_till(shell, service)
     arguments = ("--service", "127.0.0.1:1", "--code", "ab cd", "--name", "t")
     code, _, err = await shell("enroll", *arguments)
     assert code == 4
-    assert "UNAVAILABLE" in err
+    assert "No Tillsync service answers at 127.0.0.1:1. Does it run there" in err
+    assert err.count("\n") == 1
     minted = json.loads(secret_file.read_text())["enrolling"]
     await enrolled(shell, service)
 
@@ -152,6 +153,7 @@ async def test_a_sale_is_recorded_before_the_till_is_enrolled(shell):
         (("--business-day", "yesterday"), SALE, "business_day"),
         (("--key", "k" * 201), SALE, "key"),
         ((), b"<sale/>", "no Sale in JSON"),
+        (("--type", "Sael"), SALE, "body: 'Sael' is none of the types Decimal, Sale,"),
     ],
 )
 async def test_a_wrong_sale_is_explained_and_not_recorded(shell, arguments, given, words):
@@ -260,15 +262,17 @@ async def test_the_agent_runs_and_stops_in_order(shell, service, number):
     assert (await shell("drain"))[0] == 0
     assert json.loads((await shell("status", "--json"))[1])["agent_running"] is True
     agent.send_signal(number)
-    await asyncio.wait_for(agent.wait(), 20)
+    _, err = await asyncio.wait_for(agent.communicate(), 20)
 
     assert agent.returncode == 0
+    outbox = (shell.folder / "outbox.db").resolve()
+    assert f"INFO sending to {service.address} from {outbox}" in err.decode()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("TILLSYNC_AGENT_MAX_WAIT", "5", "did you mean max_wait_seconds?"),
+        ("TILLSYNC_AGENT_MAX_WAIT", "5", "did you mean TILLSYNC_AGENT_MAX_WAIT_SECONDS?"),
         ("TILLSYNC_AGENT_MAX_WAIT_SECONDS", "soon", "must be a float, not 'soon'"),
         ("TILLSYNC_AGENT_BATCH_EVENTS", "5000", "between 1 and 1000"),
     ],

@@ -195,6 +195,6 @@ async def test_a_database_that_is_away_is_one_line(unused_tcp_port):
     status, output, errors = await run("migrate", "up", TILLSYNC_MIGRATION_URL=url)
 
     assert (status, output) == (1, "")
-    assert errors.startswith("tillsync-service: The database cannot be reached")
+    assert errors.startswith("tillsync-service: The database at 127.0.0.1 cannot be reached")
     assert errors.count("\n") == 1
     assert "hunter2" not in errors

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import grpc
 import pytest
@@ -16,7 +17,7 @@ from support.scripted_service import (
 from support.till import SECRET, Till, until
 from tillsync.v1 import event_pb2
 from tillsync_agent.agent import Agent
-from tillsync_agent.errors import AddressUnusable, NotEnrolled, OutboxInUse
+from tillsync_agent.errors import AddressUnusable, NotEnrolled, OutboxBusy, OutboxInUse
 from tillsync_agent.refresh_secret import RefreshSecret
 
 
@@ -340,3 +341,26 @@ async def test_garbage_for_an_answer_settles_nothing(till, service, raw):
     await till.drained()
 
     assert sorted(service.stored) == keys
+
+
+async def test_after_a_settling_that_failed_the_oldest_sales_go_first(
+    tmp_path, service, monkeypatch
+):
+    """The shopkeeper's disk is busy for a moment in the middle of a backlog: what was sent then is
+    sent again before anything newer, so that head office gets the sales in their order."""
+    till = Till(tmp_path, service, batch_events=5)
+    keys = till.record(40)
+    settle, calls = till.outbox.settle, count(1)
+
+    def busy_once(settlements):
+        if next(calls) == 2:
+            raise OutboxBusy("the disk is busy")
+        settle(settlements)
+
+    monkeypatch.setattr(till.outbox, "settle", busy_once)
+
+    await till.drained()
+
+    fives = [keys[start : start + 5] for start in range(0, 40, 5)]
+    assert service.batches == fives[:3] + fives[1:]
+    till.close()

@@ -28,6 +28,7 @@ class SlowStore:
         self.inside = 0
         self.most_inside = 0
         self.fails: Exception | None = None
+        self.sqlstate = "22021"
         self._refuses = refuses
         self._door = asyncio.Event()
         self._door.set()
@@ -48,7 +49,7 @@ class SlowStore:
             if self.fails:
                 raise self.fails
             if self._refuses & {*keys}:
-                raise DataRefused("22021", None)
+                raise DataRefused(self.sqlstate, None)
         finally:
             self.inside -= 1
         return Receipt("history", [self._verdict(event) for event in batch])
@@ -298,3 +299,40 @@ async def test_a_quiet_tenant_leaves_nothing_behind():
         tenant_id = uuid4()
         await group_commit.submit(tenant_id, examined(a_device(tenant_id), *some_events(2)))
     await eventually(lambda: not group_commit._lanes)
+
+
+async def test_a_database_that_contradicts_itself_refuses_no_sale():
+    # A head row behind its history (a half restored database): 23505 at every event.
+    store = SlowStore(refuses=frozenset({"poison"}))
+    store.sqlstate = "23505"
+
+    with pytest.raises(Unavailable):
+        await GroupCommit(store).submit(TENANT, a_batch("sale", "poison"))
+
+
+async def test_large_bodies_fill_a_group():
+    store = SlowStore()
+    group_commit = GroupCommit(store, max_group_bytes=2_000)
+    large = [
+        examined(a_device(TENANT), an_event(f"large-{n}", receipt="x" * 1_500)) for n in range(3)
+    ]
+
+    tasks = await a_busy_lane(store, group_commit, *large)
+    store.open_door()
+    await asyncio.gather(*tasks)
+
+    assert [keys for _, keys in store.groups] == [["first"], ["large-0"], ["large-1"], ["large-2"]]
+
+
+async def test_too_many_waiting_bytes_are_refused_at_once():
+    store = SlowStore()
+    group_commit = GroupCommit(store, max_waiting_bytes=2_000)
+    large = examined(a_device(TENANT), an_event("large", receipt="x" * 1_500))
+
+    tasks = await a_busy_lane(store, group_commit, large)
+    with pytest.raises(Overloaded):
+        await group_commit.submit(
+            TENANT, examined(a_device(TENANT), an_event("second", receipt="x" * 1_500))
+        )
+    store.open_door()
+    await asyncio.gather(*tasks)

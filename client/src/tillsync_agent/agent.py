@@ -132,6 +132,7 @@ class Agent:
     async def run_async(self) -> None:
         """`run` for a program that has a loop."""
         async with self:
+            _log.info("sending to %s from %s", self._settings.service, self._outbox.path)
             with _stop_signals(asyncio.get_running_loop(), self.stop):
                 await self._until_stopped()
 

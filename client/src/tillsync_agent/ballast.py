@@ -20,11 +20,11 @@ class Ballast:
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path = path
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
 
     def fill(self) -> None:
         """Creates the file where there is room for it, and for as much again."""
-        if self.is_released() and free_bytes(self._path.parent) > 2 * self._size_bytes:
+        if self.is_released() and free_bytes(self._path.parent) > 2 * self.size_bytes:
             try:
                 self._write()
             except OSError as error:
@@ -42,15 +42,15 @@ class Ballast:
     def is_released(self) -> bool:
         """Whether there is less ballast than there should be."""
         try:
-            return self._path.stat().st_size < self._size_bytes
+            return self._path.stat().st_size < self.size_bytes
         except OSError:
-            return self._size_bytes > 0
+            return self.size_bytes > 0
 
     def _write(self) -> None:
         with self._path.open("wb") as file:
-            for start in range(0, self._size_bytes, _CHUNK_BYTES):
+            for start in range(0, self.size_bytes, _CHUNK_BYTES):
                 # Random, because a file system may store zeros without using any room.
-                file.write(os.urandom(min(_CHUNK_BYTES, self._size_bytes - start)))
+                file.write(os.urandom(min(_CHUNK_BYTES, self.size_bytes - start)))
             file.flush()
             os.fsync(file.fileno())
 

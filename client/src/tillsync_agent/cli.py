@@ -32,6 +32,7 @@ from tillsync_agent.entries import DeadLetter
 from tillsync_agent.errors import (
     AgentError,
     EnrolmentRefused,
+    EventNotRecordable,
     NotEnrolled,
     OutboxInUse,
     OutboxUnavailable,
@@ -68,7 +69,7 @@ def _fail(error: Exception) -> NoReturn:
     sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
 
 
-@click.group(cls=_Group, epilog=_EPILOG)
+@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -170,7 +171,12 @@ def record(
 
 @main.command(epilog=_EPILOG)
 @click.option("--gateway-port", type=int, help="Serve programs in other languages on 127.0.0.1.")
-@click.option("--log-level", default="INFO", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+)
 @click.pass_obj
 def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> None:
     """Sends what is recorded, until it is stopped (SIGINT, SIGTERM, Ctrl-Break).
@@ -181,7 +187,7 @@ def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> Non
     """
     from tillsync_agent.agent import Agent  # noqa: PLC0415
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
     Agent(config.load(state_dir, gateway_port=gateway_port)).run()
 
 
@@ -256,8 +262,12 @@ def dead_letters(state_dir: Path | None, *, as_json: bool) -> None:
         tillsync-agent dead-letters --json
     """
     with _existing(config.load(state_dir)) as outbox:
+        is_empty = True
         for letter in outbox.dead_letters():
+            is_empty = False
             click.echo(json.dumps(_letter(letter)) if as_json else _letter_line(letter))
+    if is_empty and not as_json:
+        click.echo("no dead letters")
 
 
 @main.command(epilog=_EPILOG)
@@ -295,8 +305,14 @@ def _is_running(outbox: Outbox) -> bool:
 
 def _body(kind: str, raw: bytes) -> Message | tuple[str, bytes]:
     known = retail_pb2.DESCRIPTOR.message_types_by_name
-    if kind not in known:
+    if "/" in kind:
         return kind, raw
+    if kind not in known:
+        raise EventNotRecordable(
+            "body",
+            f"{kind!r} is none of the types {', '.join(known)}; a type of your own is a URL with "
+            "a slash, like example.com/Thing",
+        )
     message: Message = getattr(retail_pb2, kind)()
     try:
         return json_format.Parse(raw, message)

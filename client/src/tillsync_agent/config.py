@@ -128,7 +128,9 @@ def _checked(name: str, value: object, where: str) -> Any:
     default = _DEFAULTS.get(name)
     if default is None:
         near = difflib.get_close_matches(name, _DEFAULTS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        from_environment = where.startswith(ENV_PREFIX)
+        meant = [f"{ENV_PREFIX}{n.upper()}" if from_environment else n for n in near]
+        hint = f"; did you mean {meant[0]}?" if meant else ""
         raise SettingInvalid(f"{where} is not a setting of tillsync-agent{hint}")
     try:
         kind: Callable[[object], Any] = type(default)

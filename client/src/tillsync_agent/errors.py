@@ -55,7 +55,9 @@ class OutboxInUse(AgentError):
 
     def __init__(self, path: Path, pid: int | None) -> None:
         whom = f"process {pid}" if pid else "another process"
-        super().__init__(f"{path} is already being sent by {whom}; stop it, or use its results")
+        super().__init__(
+            f"{path} is already being sent by {whom}; stop it, or let it do the sending"
+        )
         self.path = path
         self.pid = pid
 

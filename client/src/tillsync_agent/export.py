@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tillsync_agent.config import Settings
+from tillsync_agent.errors import NotEnrolled
 from tillsync_agent.files import sync_folder
 
 FORMAT = "tillsync-export"
@@ -45,8 +46,11 @@ def write_export(
     """Writes serialized Events to `path`; returns how many.
 
     The name appears only when the file is whole and on the disk. Raises OSError; the unfinished
-    file is removed then.
+    file is removed then. Raises NotEnrolled: a file that does not say whose sales it holds is of
+    no use to head office.
     """
+    if not settings.device_id:
+        raise NotEnrolled("this device is not enrolled: run `tillsync-agent enroll`, then export")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("xb") as file:

@@ -20,12 +20,18 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tillsync.v1 import event_pb2, ingest_service_pb2
-from tillsync_agent.errors import EventNotRecordable, OutboxFull, OutboxUnavailable
+from tillsync_agent.errors import (
+    AddressUnusable,
+    EventNotRecordable,
+    OutboxFull,
+    OutboxUnavailable,
+)
 from tillsync_agent.files import write_private
 from tillsync_agent.outbox import Outbox
 
 LARGEST_BATCH_EVENTS = 1_000
 LARGEST_MESSAGE_BYTES = 4 * 1024 * 1024
+LARGEST_PORT = 65_535
 RETRY_PUSHBACK_MS = 1_000
 _SERVICE = "tillsync.v1.IngestService"
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -50,8 +56,14 @@ class Gateway:
     async def start(self, port: int) -> int:
         """Listens on 127.0.0.1; returns the port, which the system chooses for 0.
 
-        Raises OSError if the port is taken or the token cannot be kept.
+        Raises OSError if the port is taken or the token cannot be kept, AddressUnusable if no port
+        has that number.
         """
+        if not 0 <= port <= LARGEST_PORT:
+            raise AddressUnusable(
+                f"the gateway cannot listen on 127.0.0.1:{port}: write a port from 1 to "
+                f"{LARGEST_PORT}, like 7411"
+            )
         token = await asyncio.to_thread(_local_token, self._token_path)
         self._expected = f"Bearer {token}".encode()
         server = grpc.aio.server(options=_OPTIONS)

@@ -6,6 +6,7 @@ CallFailed and a Failure in plain words. Nothing in here decides what either of 
 
 import asyncio
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ LARGEST_MESSAGE_BYTES = 4 * 1024 * 1024
 UNARY_TIMEOUT_SECONDS = 20.0
 # A token is renewed when a fifth of its life is left, so that no stream dies of old age.
 _RENEW_AT = 0.8
+PORTS = range(1, 65_536)
+_PORT = re.compile("[0-9]{1,5}")
 _INGEST_STREAM = "/tillsync.v1.IngestService/IngestStream"
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A link that died without a word (a router restarted) is noticed within half a minute.
@@ -42,8 +45,11 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Retries are the uploader's: it knows what a repeat means, and it shares one backoff.
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # No lower bound of the two above, whatever its name says: it is MIN_CONNECT_TIMEOUT of gRPC's
+    # connection-backoff.md, how long one try to connect may take. A slow line needs these seconds;
+    # a try that is refused at once ends at once, and only the two above pace the next.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -200,7 +206,8 @@ async def enroll(settings: Settings, secret: RefreshSecret, code: str, name: str
             answer = await stub.Enroll(request, timeout=UNARY_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             failure = failure_of(error)
-            raise EnrolmentRefused(failure.reason or failure.code, str(failure)) from None
+            message = str(failure) if failure.reason else _no_service(settings.service, failure)
+            raise EnrolmentRefused(failure.reason or failure.code, message) from None
     await asyncio.to_thread(secret.enrolled)
     return Identity(answer.device_id, answer.store_id, answer.tenant_id, answer.store_name)
 
@@ -208,11 +215,9 @@ async def enroll(settings: Settings, secret: RefreshSecret, code: str, name: str
 def open_channel(settings: Settings) -> grpc.aio.Channel:
     """A channel with TLS; without it only to this machine, or where `plaintext` says so.
 
-    Raises AddressUnusable for an address without a port, or a certificate file that is none.
+    Raises AddressUnusable for an address without a usable port, or a CA file that cannot be read.
     """
-    host, colon, port = settings.service.rpartition(":")
-    if not (colon and host and port.isdigit()):
-        raise AddressUnusable(f"service must be HOST:PORT, not {settings.service!r}")
+    host = _host_of(settings.service)
     if settings.plaintext or (_is_loopback(host) and not settings.ca_file):
         return grpc.aio.insecure_channel(settings.service, options=_CHANNEL_OPTIONS)
     try:
@@ -221,6 +226,30 @@ def open_channel(settings: Settings) -> grpc.aio.Channel:
         raise AddressUnusable(f"ca_file cannot be read: {error}") from None
     credentials = grpc.ssl_channel_credentials(authority)
     return grpc.aio.secure_channel(settings.service, credentials, options=_CHANNEL_OPTIONS)
+
+
+def _host_of(service: str) -> str:
+    if "://" in service:
+        scheme, _, rest = service.partition("://")
+        raise AddressUnusable(
+            f"service must be HOST:PORT without {scheme}://, like sync.example.com:443; "
+            f"write {rest.rstrip('/')!r}, not {service!r}"
+        )
+    host, _, port = service.rpartition(":")
+    # gRPC takes a port that is too large modulo 65536, and asks a stranger.
+    if not (host and _PORT.fullmatch(port) and int(port) in PORTS):
+        raise AddressUnusable(
+            f"service must be HOST:PORT with a port from 1 to 65535, like sync.example.com:443, "
+            f"not {service!r}"
+        )
+    return host
+
+
+def _no_service(address: str, failure: Failure) -> str:
+    return (
+        f"No Tillsync service answers at {address}. "
+        f"Does it run there, is --service right, and for TLS --ca-file? ({failure})"
+    )
 
 
 def batch_of(envelopes: Sequence[bytes]) -> bytes:

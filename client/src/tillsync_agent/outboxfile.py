@@ -21,6 +21,8 @@ from tillsync_agent import filelock
 from tillsync_agent.ballast import Ballast
 from tillsync_agent.errors import JoinRefused, OutboxBusy, OutboxFull, OutboxUnavailable
 from tillsync_agent.storage import (
+    PAGE_BYTES,
+    WAL_LIMIT_PAGES,
     Begin,
     Connection,
     SqliteError,
@@ -209,6 +211,11 @@ class OutboxFile:
     def _prepared(self) -> Connection:
         timeout = self._busy_timeout_seconds
         connection = connect(self.path, joined=self.joined, busy_timeout_seconds=timeout)
+        if self.ballast.size_bytes:
+            # Where no agent checkpoints, a recorder does, early enough: on a full disk the log
+            # must fit into the ballast twice, once moved and once written again by settling.
+            pages = min(WAL_LIMIT_PAGES, max(1, self.ballast.size_bytes // (4 * PAGE_BYTES)))
+            connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
         # Under the lock: nobody can rename the file between these two.
         self._identity = _identity(self.path)
         self.ballast.fill()

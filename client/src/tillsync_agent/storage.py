@@ -36,8 +36,9 @@ MIGRATIONS = (files("tillsync_agent").joinpath("outbox.sql").read_text(encoding=
 never edited."""
 
 # Only the agent checkpoints. Where none has for so long that the log is this large (nobody
-# enrolled the device yet), a recorder does: at 4 KiB a page this is 64 MiB.
+# enrolled the device yet), a recorder does: at 4 KiB a page 64 MiB, and less beside ballast.
 WAL_LIMIT_PAGES = 16_384
+PAGE_BYTES = 4096
 # What stays allocated to the log after a checkpoint: room that a full disk cannot take away.
 WAL_KEEP_BYTES = 4 << 20
 MAX_PROBES = 1_000_000

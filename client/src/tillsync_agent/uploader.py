@@ -91,7 +91,9 @@ class Uploader:
             try:
                 pause_seconds = await self.step()
             except OutboxUnavailable as error:
-                # A full disk or a locked file: what was sent stays waiting and is sent again.
+                # A full disk or a locked file: what was sent stays waiting and is sent again, and
+                # before what was taken ahead of it: the oldest goes first.
+                self._ahead = []
                 pause_seconds = self._failed(str(error), 0.0)
                 _log.warning("the outbox cannot be used now: %s", error)
             if pause_seconds > 0:

@@ -124,8 +124,8 @@ class Database:
                 await connection.execute(opening)
                 yield Transaction(connection)
                 await _commit(connection)
-            except BaseException:
-                await _abort(connection)
+            except BaseException as error:
+                await _abort(connection, error)
                 raise
             finally:
                 await _release(self._pool, connection)
@@ -166,9 +166,14 @@ async def _commit(connection: asyncpg.Connection) -> None:
         raise Unavailable("The database did not confirm the commit; send the same again.")
 
 
-async def _abort(connection: asyncpg.Connection) -> None:
+async def _abort(connection: asyncpg.Connection, error: BaseException) -> None:
     """Ends whatever the connection is in. One that cannot even roll back is thrown away."""
     if connection.is_closed():
+        return
+    if isinstance(error, TimeoutError | asyncio.CancelledError):
+        # A statement is perhaps still under way, and asyncpg would wait, without a limit, for a
+        # silent server to confirm that it is not.
+        connection.terminate()
         return
     try:
         if connection.is_in_transaction():

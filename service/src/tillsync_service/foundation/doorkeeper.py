@@ -183,12 +183,25 @@ class _Visit:
                 await context.abort_with_status(render(error))
 
     async def _admit_each(self, raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        # Before the first message: a stream that says nothing costs memory all the same.
+        self._let_in(context)
         messages = aiter(raws)
         while (raw := await _next_unless(self._house.closing, messages)) is not None:
             yield self._admit(raw, context)
 
     def _admit(self, raw: bytes, context: Context) -> Any:
         """The parsed message, once its sender is known to be let in."""
+        self._let_in(context)
+        try:
+            return self._parse(raw)
+        except DecodeError as error:
+            raise InvalidRequest(
+                "",
+                "The request is not a message of this contract, or a text in it is not UTF-8.",
+                reason=ErrorReason.ERROR_REASON_REQUEST_MALFORMED,
+            ) from error
+
+    def _let_in(self, context: Context) -> None:
         if self._audience is not None:
             caller = self._authenticator.authenticate(_bearer_token(context))
             if not isinstance(caller, self._audience):
@@ -198,14 +211,6 @@ class _Visit:
             if isinstance(caller, identity.Device) and caller.suspect:
                 self._must_be_open_to_suspects()
             identity.assume(caller)
-        try:
-            return self._parse(raw)
-        except DecodeError as error:
-            raise InvalidRequest(
-                "",
-                "The request is not a message of this contract, or a text in it is not UTF-8.",
-                reason=ErrorReason.ERROR_REASON_REQUEST_MALFORMED,
-            ) from error
 
     def _must_be_open_to_suspects(self) -> None:
         if not self._open_to_suspects:

@@ -23,6 +23,9 @@ DEFAULT_CODE_VALID_SECONDS = 86_400
 # many waiting before callers hear RESOURCE_EXHAUSTED.
 MAX_GROUP_EVENTS = 1_000
 MAX_WAITING_EVENTS = 50_000
+# The same in bytes of bodies: events are 400 bytes or 1 MiB, and memory does not count events.
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 # The second group waits at the head row while the first writes; a third would only hold one of the
 # pool's connections.
 MAX_GROUPS_PER_TENANT = 2

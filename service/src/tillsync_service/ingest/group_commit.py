@@ -1,9 +1,10 @@
 """Group commit: concurrent callers of one tenant share a transaction.
 
 While one group is on its way, the next gathers, with no timer. A group that is full does not wait
-for the one before it: it queues at the tenant's head row, in Postgres. Each caller gets its own
-verdicts. Where Postgres refuses data, the group is split by caller and then in halves until the
-culprit is alone. A caller that hangs up changes nothing for the others.
+for the one before it: it queues at the tenant's head row, in Postgres. A group is bounded by events
+and by bytes, and so is what waits. Each caller gets its own verdicts. Where Postgres refuses data,
+the group is split by caller and then in halves until the culprit is alone. A caller that hangs up
+changes nothing for the others.
 """
 
 import asyncio
@@ -18,13 +19,16 @@ import structlog
 
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import DataRefused
-from tillsync_service.foundation.errors import Overloaded
+from tillsync_service.foundation.errors import Overloaded, Unavailable
 from tillsync_service.ingest.examine import NOT_STORABLE, Candidate, Refusal
 from tillsync_service.ingest.store import Receipt
 
 log = structlog.get_logger(__name__)
 
 Batch = Sequence[Candidate | Refusal]
+
+# Unique and foreign keys. Whether a key or a position is taken was looked up under the lock.
+_CONTRADICTIONS = ("23505", "23503")
 
 
 class Store(Protocol):
@@ -37,6 +41,7 @@ class Store(Protocol):
 class _Submission:
     batch: Batch
     answer: asyncio.Future[Receipt]
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -45,20 +50,30 @@ class _Lane:
 
     waiting: deque[_Submission] = field(default_factory=deque)
     waiting_events: int = 0
+    waiting_bytes: int = 0
     groups: set[asyncio.Task[None]] = field(default_factory=set)
 
     def add(self, submission: _Submission) -> None:
         self.waiting.append(submission)
         self.waiting_events += len(submission.batch)
+        self.waiting_bytes += submission.bytes
 
-    def take(self, max_events: int) -> list[_Submission]:
-        """The oldest submissions: at least one, and up to `max_events` together."""
+    def take(self, max_events: int, max_bytes: int) -> list[_Submission]:
+        """The oldest submissions: at least one, and up to `max_events` and `max_bytes` together."""
         group: list[_Submission] = []
-        events = 0
-        while self.waiting and (not group or events + len(self.waiting[0].batch) <= max_events):
+        events = size = 0
+        while self.waiting and (
+            not group
+            or (
+                events + len(self.waiting[0].batch) <= max_events
+                and size + self.waiting[0].bytes <= max_bytes
+            )
+        ):
             group.append(self.waiting.popleft())
             events += len(group[-1].batch)
+            size += group[-1].bytes
         self.waiting_events -= events
+        self.waiting_bytes -= size
         return group
 
 
@@ -72,11 +87,15 @@ class GroupCommit:
         max_group_events: int = limits.MAX_GROUP_EVENTS,
         max_groups_per_tenant: int = limits.MAX_GROUPS_PER_TENANT,
         max_waiting_events: int = limits.MAX_WAITING_EVENTS,
+        max_group_bytes: int = limits.MAX_GROUP_BYTES,
+        max_waiting_bytes: int = limits.MAX_WAITING_BYTES,
     ) -> None:
         self._store = store
         self._max_group_events = max_group_events
         self._max_groups_per_tenant = max_groups_per_tenant
         self._max_waiting_events = max_waiting_events
+        self._max_group_bytes = max_group_bytes
+        self._max_waiting_bytes = max_waiting_bytes
         self._lanes: dict[UUID, _Lane] = {}
 
     async def submit(self, tenant_id: UUID, batch: Batch) -> Receipt:
@@ -85,9 +104,13 @@ class GroupCommit:
         raises, save DataRefused: that becomes the verdict of the event at fault.
         """
         lane = self._lanes.setdefault(tenant_id, _Lane())
-        if lane.waiting_events + len(batch) > self._max_waiting_events:
+        size = sum(len(event.body) for event in batch if isinstance(event, Candidate))
+        if (
+            lane.waiting_events + len(batch) > self._max_waiting_events
+            or lane.waiting_bytes + size > self._max_waiting_bytes
+        ):
             raise Overloaded("More events of this tenant wait than the service takes on.")
-        submission = _Submission(batch, asyncio.get_running_loop().create_future())
+        submission = _Submission(batch, asyncio.get_running_loop().create_future(), size)
         lane.add(submission)
         self._start_groups(tenant_id, lane)
         return await submission.answer
@@ -101,11 +124,14 @@ class GroupCommit:
         while lane.waiting and (
             not lane.groups
             or (
-                lane.waiting_events >= self._max_group_events
+                (
+                    lane.waiting_events >= self._max_group_events
+                    or lane.waiting_bytes >= self._max_group_bytes
+                )
                 and len(lane.groups) < self._max_groups_per_tenant
             )
         ):
-            group = lane.take(self._max_group_events)
+            group = lane.take(self._max_group_events, self._max_group_bytes)
             task = asyncio.create_task(self._commit(tenant_id, group))
             lane.groups.add(task)
             task.add_done_callback(lambda done: self._group_done(tenant_id, lane, done))
@@ -143,6 +169,13 @@ class GroupCommit:
         try:
             return await self._store.commit(tenant_id, batch)
         except DataRefused as refused:
+            if refused.sqlstate in _CONTRADICTIONS:
+                # No event is at fault: the database is not as it should be (half restored?), and
+                # a refusal would be for ever.
+                log.exception("database_contradicts_itself", exc_info=refused)
+                raise Unavailable(
+                    "The database cannot take this now; send the same again."
+                ) from refused
             if len(batch) == 1:
                 log.warning("event_refused_by_database", sqlstate=refused.sqlstate)
                 return await self._store.commit(tenant_id, [_as_refusal(batch[0])])
