@@ -53,6 +53,8 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+# A service that has lost its mind may say anything here.
+_LONGEST_LIFE_SECONDS = 86_400.0
 _OUTCOMES = {
     event_pb2.OUTCOME_ACCEPTED: "accepted",
     event_pb2.OUTCOME_DUPLICATE: "duplicate",
@@ -177,7 +179,7 @@ class Link:
             if failure.reason == "SECRET_UNKNOWN":
                 self._secret.unknown()
             raise CallFailed(failure) from None
-        if not answer.access_token:
+        if not answer or not answer.access_token:  # bytes that are no message come as None
             # Nobody who knows us says this. Believing it would trade a secret that works for one
             # that the service has perhaps never heard of.
             raise CallFailed(Failure("GARBAGE", "the answer holds no token"))
@@ -185,7 +187,7 @@ class Link:
         # From a suspect device no new secret is taken; the present one stays in use.
         if not answer.suspect:
             await asyncio.to_thread(self._secret.accepted, shown, proposed)
-        life_seconds = max(1.0, answer.expires_in.ToTimedelta().total_seconds())
+        life_seconds = min(max(1.0, float(answer.expires_in.seconds)), _LONGEST_LIFE_SECONDS)
         return _Token(answer.access_token, asked_at + _RENEW_AT * life_seconds)
 
 
@@ -208,6 +210,8 @@ async def enroll(settings: Settings, secret: RefreshSecret, code: str, name: str
             failure = failure_of(error)
             message = str(failure) if failure.reason else _no_service(settings.service, failure)
             raise EnrolmentRefused(failure.reason or failure.code, message) from None
+    if not answer or not answer.device_id:
+        raise EnrolmentRefused("GARBAGE", "the answer is not one of a Tillsync service")
     await asyncio.to_thread(secret.enrolled)
     return Identity(answer.device_id, answer.store_id, answer.tenant_id, answer.store_name)
 
