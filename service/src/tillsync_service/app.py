@@ -175,8 +175,10 @@ class App:
             try:
                 await database.ping()
                 status = _SERVING
-            except ServiceError:
+            except Exception as error:  # whatever it is, this must go on watching
                 status = _NOT_SERVING
+                if not isinstance(error, ServiceError):
+                    log.exception("readiness_unknown", exc_info=error)
             for service in ("", *SERVICES):
                 await self._health.set(service, status)
             await asyncio.sleep(READINESS_INTERVAL_SECONDS)
