@@ -157,3 +157,26 @@ def test_the_login_is_read_from_the_url():
     """`migrate up` lets the login of TILLSYNC_DATABASE_URL serve, whatever it is called."""
     assert config.login_of("postgresql://till%20sync:pw@db/x") == "till sync"
     assert config.login_of("postgresql://db/x") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TILLSYNC_LISTEN", "127.0.0.1:99999"),  # gRPC would quietly take the port modulo 65536
+        ("TILLSYNC_LISTEN", "127.0.0.1"),
+        ("TILLSYNC_DATABASE_URL", "rubbish"),
+        ("TILLSYNC_DATABASE_URL", "mysql://u:secret@db/x"),
+        ("TILLSYNC_DATABASE_URL", "postgresql://u:secret@db:port/x"),
+        ("TILLSYNC_MIGRATION_URL", "postgresql://u:secret@db:99999/x"),
+    ],
+)
+def test_an_address_that_cannot_be_is_one_line(monkeypatch, name, value):
+    """An operator's slip in an address is named at once, and the password is not repeated."""
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(config.SettingsError) as caught:
+        config.load()
+
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
