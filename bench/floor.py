@@ -14,7 +14,7 @@ from bench.sales import Till
 from tillsync.v1.event_pb2 import Event
 from tillsync_service.foundation.db import statements
 from tillsync_service.ingest import store
-from tillsync_service.ingest.examine import Candidate, examine
+from tillsync_service.ingest.examine import examine
 from tillsync_service.ingest.verdicts import judge, presented
 
 _SQL = statements("tillsync_service.ingest")
@@ -50,14 +50,15 @@ class Batch:
 def prepare(till: Till, events: Sequence[Event]) -> Batch:
     """The arguments for one batch, made before the clock runs."""
     now = datetime.now(UTC)
-    candidates = [c for c in examine(events, till.device, now) if isinstance(c, Candidate)]
-    judgement = judge(candidates, head=0, held={}, seen={}, numbers=presented(candidates))
+    batch = examine(events, till.device, now)
+    numbers = presented([batch])
+    judgement = judge([batch], head=0, held={}, seen={}, numbers=numbers)
     return Batch(
-        [c.key for c in candidates],
-        store._columns(store._progress_rows(presented(candidates)), 3),  # noqa: SLF001
+        batch.keys,
+        store._columns(store._progress_rows(numbers), 3),  # noqa: SLF001
         store._event_columns(judgement.stored),  # noqa: SLF001
         store._columns(store._book_rows(judgement), 6),  # noqa: SLF001
-        [c.body for c in candidates],
+        batch.bodies,
     )
 
 
@@ -98,8 +99,7 @@ async def _lane(connection: asyncpg.Connection, till: Till, batches: Sequence[Ba
     )
     for batch in batches:
         await connection.execute(opening)
-        rows = await connection.fetch(_SQL["head_and_holders"], tenant_id, batch.keys)
-        await connection.fetch(_SQL["seen_sequences"], tenant_id, *batch.numbers)
+        rows = await connection.fetch(_SQL["look"], tenant_id, batch.keys, *batch.numbers)
         await connection.execute(
             _SQL["write"],
             tenant_id,

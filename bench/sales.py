@@ -12,7 +12,7 @@ from tillsync.v1.retail_pb2 import Sale
 from tillsync_agent.ids import mint_key
 from tillsync_service.foundation.identity import Device
 
-_LINES = 9
+_LINES = 13
 _FIRST = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 

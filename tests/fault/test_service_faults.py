@@ -421,16 +421,17 @@ async def test_a_head_that_somebody_holds_is_unavailable_and_no_hang(
     await entered.wait()
     began = monotonic()
     with pytest.raises(Unavailable):
-        await store.commit(my_device.tenant_id, examined(my_device, an_event("a")))
+        await store.commit(my_device.tenant_id, [examined(my_device, an_event("a"))])
     assert monotonic() - began < 2
 
     async def stored():
         try:
-            return await store.commit(my_device.tenant_id, examined(my_device, an_event("a")))
+            return await store.commit(my_device.tenant_id, [examined(my_device, an_event("a"))])
         except Unavailable:
             return None
 
-    assert names((await eventually(stored)).verdicts) == ["ACCEPTED"]
+    (receipt,) = await eventually(stored)
+    assert names(receipt.verdicts) == ["ACCEPTED"]
     forgetful.cancel()
     database.abandon()
 

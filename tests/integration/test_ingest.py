@@ -115,7 +115,7 @@ async def test_i2_two_replicas_with_one_sale_store_it_once(database_url, device,
         )
     )
 
-    outcomes = names(verdict for receipt in receipts for verdict in receipt.verdicts)
+    outcomes = [name for receipt in receipts for name in names(receipt.verdicts)]
     assert sorted(outcomes) == ["ACCEPTED"] * 40 + ["DUPLICATE"] * 40
     assert await books.positions(device.tenant_id) == [*range(1, 41)]
     for pool in pools:
@@ -447,7 +447,7 @@ async def test_off_mode_keeps_every_promise(database, device, books):
         *(group_commit.submit(device.tenant_id, examined(device, sale)) for sale in sales)
     )
 
-    outcomes = names(verdict for receipt in receipts for verdict in receipt.verdicts)
+    outcomes = [name for receipt in receipts for name in names(receipt.verdicts)]
     assert sorted(outcomes) == ["ACCEPTED"] * 20 + ["DUPLICATE"] * 40
     assert await books.positions(device.tenant_id) == [*range(1, 21)]
 

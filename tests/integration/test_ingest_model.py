@@ -150,7 +150,7 @@ class World:
         # The first of each tenant goes alone, the others gather behind it in their order.
         for (till, events), receipt in zip(batches, receipts, strict=True):
             expected = [self.models[till.tenant_id].take(event, till) for event in events]
-            found = [verdict.position for verdict in receipt.verdicts]
+            found = receipt.verdicts.positions
             assert list(zip(names(receipt.verdicts), found, strict=True)) == expected
 
     async def _submit(self, till, events):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from support.books import CommitGate
-from support.builders import an_event, examined
+from support.builders import an_event, examined, rows
 from support.polling import eventually
 from support.service import names
 from tillsync_service.foundation import limits
@@ -53,10 +53,10 @@ async def replicas(database_url):
 
 
 async def commit(store, device, *keys):
-    receipt = await store.commit(
-        device.tenant_id, examined(device, *(an_event(key) for key in keys))
+    (receipt,) = await store.commit(
+        device.tenant_id, [examined(device, *(an_event(key) for key in keys))]
     )
-    return receipt.verdicts
+    return rows(receipt.verdicts)
 
 
 async def locked_out(books) -> list:

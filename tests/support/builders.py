@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import fields
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 from google.protobuf.any_pb2 import Any
@@ -10,7 +12,7 @@ from google.protobuf.any_pb2 import Any
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import Candidate, Refusal, examine
+from tillsync_service.ingest.examine import Batch, examine
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 BUSINESS_DAY = "2026-11-22"
@@ -58,6 +60,28 @@ def some_events(count: int) -> list[Event]:
     return [an_event() for _ in range(count)]
 
 
-def examined(device: Device, *events: Event) -> list[Candidate | Refusal]:
+def examined(device: Device, *events: Event) -> Batch:
     """The events as a batch of `device`, ready for a group commit."""
     return examine(events, device, NOW)
+
+
+_SINGULAR = {
+    "bodies": "body",
+    "offsets_ms": "offset_ms",
+    "flags": "flags",
+    "amounts": "amounts",
+    "device": "device",
+}
+
+
+def rows(columns: object) -> list[SimpleNamespace]:
+    """Columns of one length (a Batch, Verdicts) as rows: `keys` become a `key` each."""
+    named = {
+        _SINGULAR.get(f.name, f.name.removesuffix("s")): getattr(columns, f.name)
+        for f in fields(columns)
+    }
+    device = named.pop("device", None)
+    return [
+        SimpleNamespace(device=device, **dict(zip(named, row, strict=True)))
+        for row in zip(*named.values(), strict=True)
+    ]

@@ -35,6 +35,7 @@ from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
+from tillsync_service.ingest.verdicts import Verdicts
 
 OPTIONS = (
     ("grpc.max_receive_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
@@ -47,9 +48,13 @@ DETAILS = {
 }
 
 
-def names(verdicts: Iterable[object]) -> list[str]:
+def names(verdicts: Iterable[Verdict] | Verdicts) -> list[str]:
     """The outcomes of verdicts, of the contract's or of the judge's."""
-    return [Outcome.Name(verdict.outcome).removeprefix("OUTCOME_") for verdict in verdicts]
+    if isinstance(verdicts, Verdicts):
+        outcomes = verdicts.outcomes
+    else:
+        outcomes = [verdict.outcome for verdict in verdicts]
+    return [Outcome.Name(outcome).removeprefix("OUTCOME_") for outcome in outcomes]
 
 
 def ids_as_token(device: Device) -> str:

@@ -1,19 +1,20 @@
 """Which events can be stored, and how: what happened at the counter is not ours to refuse."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.builders import NOW, a_body, a_device, an_event, examined
+from support.builders import NOW, a_body, a_device, an_event, examined, rows
 from tillsync.v1.event_pb2 import Event, EventFlag
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.examine import (
     UNDECLARED_DAY,
-    Candidate,
+    Batch,
     Refusal,
     digest,
 )
@@ -22,16 +23,16 @@ from tillsync_service.ingest.wire import flags_of
 INT64_MAX = 2**63 - 1
 
 
-def stored(event: Event, device: Device | None = None) -> Candidate:
-    (candidate,) = examined(device or a_device(), event)
-    assert isinstance(candidate, Candidate)
-    return candidate
+def stored(event: Event, device: Device | None = None) -> SimpleNamespace:
+    (row,) = rows(examined(device or a_device(), event))
+    assert row.refusal is None
+    return row
 
 
-def refused(event: Event) -> Refusal:
-    (refusal,) = examined(a_device(), event)
-    assert isinstance(refusal, Refusal)
-    return refusal
+def refused(event: Event) -> SimpleNamespace:
+    (row,) = rows(examined(a_device(), event))
+    assert isinstance(row.refusal, Refusal)
+    return row
 
 
 def flags(event: Event, device: Device | None = None) -> list[str]:
@@ -46,15 +47,14 @@ def test_an_ordinary_sale_is_stored_as_it_came():
     device = a_device()
     event = an_event("key", number=4, clock_offset_ms=-250, traceparent="00-ab-cd-01")
 
-    candidate = stored(event, device)
+    row = stored(event, device)
 
-    assert (candidate.key, candidate.device_sequence, candidate.outbox_epoch) == ("key", 4, 7)
-    assert (candidate.store_id, candidate.device_id) == (device.store_id, device.device_id)
-    assert (candidate.occurred_second, candidate.clock_offset_ms) == (NOW.timestamp(), -250)
-    assert (candidate.business_day, candidate.amounts) == ("2026-11-22", {"USD": 1250})
-    assert candidate.body == event.body.value
-    assert candidate.traceparent == "00-ab-cd-01"
-    assert candidate.flags == 0
+    assert (row.key, row.sequence, row.epoch, row.device) == ("key", 4, 7, device)
+    assert (row.second, row.nano, row.offset_ms) == (NOW.timestamp(), 0, -250)
+    assert (row.day, row.amounts) == ("2026-11-22", {"USD": 1250})
+    assert (row.type, row.body) == (event.body.type_url, event.body.value)
+    assert row.traceparent == "00-ab-cd-01"
+    assert row.flags == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_ordinary_sale_is_stored_as_it_came():
 )
 def test_what_cannot_be_stored_is_refused_with_its_field(field, event):
     """A till with a bug is told which field is wrong, so that its maker can mend it."""
-    refusal = refused(event)
+    refusal = refused(event).refusal
 
     assert refusal.field == field
     assert refusal.reason == ("EVENT_TOO_LARGE" if field == "body.value" else "EVENT_NOT_STORABLE")
@@ -116,17 +116,17 @@ def test_what_is_odd_but_storable_is_stored(event):
 
 def test_a_refused_event_keeps_its_number():
     """The operator who sees a hole in a till's numbers finds the refusal that explains it."""
-    refusal = refused(an_event("", number=9, epoch=3))
+    row = refused(an_event("", number=9, epoch=3))
 
-    assert (refusal.outbox_epoch, refusal.device_sequence) == (3, 9)
+    assert (row.epoch, row.sequence) == (3, 9)
 
 
 @pytest.mark.parametrize(("number", "epoch"), [(-1, 7), (5, 0), (INT64_MAX, 7)])
 def test_a_number_that_cannot_be_stored_explains_no_hole(number, epoch):
     """A till with nonsense numbers gets its refusal, and no row that Postgres would choke on."""
-    refusal = refused(an_event(number=number, epoch=epoch))
+    row = refused(an_event(number=number, epoch=epoch))
 
-    assert (refusal.outbox_epoch, refusal.device_sequence) == (0, 0)
+    assert (row.epoch, row.sequence) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_i10_a_wrong_clock_is_flagged_and_refuses_no_sale(seconds, flag, is_kept
     event = an_event(occurred_at=Timestamp(seconds=seconds))
 
     assert flags(event) == [flag]
-    assert (stored(event).occurred_second is not None) == is_kept
+    assert (stored(event).second is not None) == is_kept
 
 
 @pytest.mark.parametrize("nanos", [-1, 10**9, -(2**31), 2**31 - 1])
@@ -178,8 +178,8 @@ def test_a_clock_within_a_year_is_plausible():
 
 def test_an_absent_clock_offset_is_not_zero():
     """A till that never measured its clock is told apart from one whose clock is right."""
-    assert stored(an_event()).clock_offset_ms is None
-    assert stored(an_event(clock_offset_ms=0)).clock_offset_ms == 0
+    assert stored(an_event()).offset_ms is None
+    assert stored(an_event(clock_offset_ms=0)).offset_ms == 0
 
 
 def test_an_undeclared_day_is_flagged():
@@ -187,7 +187,7 @@ def test_an_undeclared_day_is_flagged():
     event = an_event(business_day="")
 
     assert flags(event) == ["DAY_UNDECLARED"]
-    assert stored(event).business_day is UNDECLARED_DAY
+    assert stored(event).day is UNDECLARED_DAY
 
 
 def test_a_suspect_devices_sales_are_marked():
@@ -247,6 +247,38 @@ def test_no_event_makes_the_service_stumble(event):
     """Whatever a till sends, the answer is a verdict and never a crash that stops the batch."""
     event.body.type_url = "t"
 
-    (outcome,) = examined(a_device(), event)
+    (row,) = rows(examined(a_device(), event))
 
-    assert isinstance(outcome, Candidate | Refusal)
+    assert row.key == event.key
+
+
+def test_bad_events_are_refused_in_their_places():
+    """A bad sale among good ones is known by its place in the batch, whatever is wrong with it."""
+    bad = [an_event(""), an_event(number=-1), an_event(amounts=[("", 1)]), an_event("a\0b")]
+    good = [an_event(f"good-{n}", number=n + 1) for n in range(len(bad))]
+    pairs = zip(good, bad, strict=True)
+
+    batch = examined(a_device(), *(event for pair in pairs for event in pair))
+
+    assert [refusal and refusal.field for refusal in batch.refusals[::2]] == [None] * 4
+    assert [refusal.field for refusal in batch.refusals[1::2]] == [
+        "key",
+        "device_sequence",
+        "amounts.currency",
+        "key",
+    ]
+    assert batch.sequences[::2] == [1, 2, 3, 4]
+    assert batch.sequences[1::2] == [0, 0, 0, 0]
+
+
+def test_a_batch_is_the_same_examined_whole_or_in_parts():
+    """How the service divides its work changes nothing of what is stored."""
+    device = a_device()
+    events = [an_event("" if n == 3 else f"k{n}", number=n + 1) for n in range(6)]
+    whole = examined(device, *events)
+
+    joined = Batch.joined([examined(device, *events[:4]), examined(device, *events[4:])])
+
+    assert joined == whole
+    assert Batch.joined([whole.part(0, 2), whole.part(2, 6)]) == whole
+    assert rows(whole.only([1, 4])) == [rows(whole)[1], rows(whole)[4]]

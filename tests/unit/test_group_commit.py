@@ -5,16 +5,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from support.builders import a_device, an_event, examined, some_events
+from support.builders import a_device, an_event, examined, rows, some_events
 from support.polling import eventually
 from support.service import names
-from tillsync.v1.event_pb2 import Outcome
 from tillsync_service.foundation.db import DataRefused
 from tillsync_service.foundation.errors import Overloaded, Unavailable
-from tillsync_service.ingest.examine import Refusal
-from tillsync_service.ingest.group_commit import Batch, GroupCommit
+from tillsync_service.ingest.examine import Batch
+from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.store import Receipt
-from tillsync_service.ingest.verdicts import Verdict
+from tillsync_service.ingest.verdicts import ACCEPTED, REJECTED, Verdicts
 
 TENANT = uuid4()
 
@@ -39,8 +38,8 @@ class SlowStore:
     def open_door(self) -> None:
         self._door.set()
 
-    async def commit(self, tenant_id: UUID, batch: Batch) -> Receipt:
-        keys = [event.key for event in batch if not isinstance(event, Refusal)]
+    async def commit(self, tenant_id: UUID, batches: list[Batch]) -> list[Receipt]:
+        keys = [row.key for batch in batches for row in rows(batch) if not row.refusal]
         self.groups.append((tenant_id, keys))
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
@@ -52,13 +51,16 @@ class SlowStore:
                 raise DataRefused(self.sqlstate, None)
         finally:
             self.inside -= 1
-        return Receipt("history", [self._verdict(event) for event in batch])
+        return [Receipt("history", self._verdicts(batch)) for batch in batches]
 
-    def _verdict(self, event) -> Verdict:
-        if isinstance(event, Refusal):
-            return Verdict(Outcome.OUTCOME_REJECTED, 0, 0, (event.reason, event.field, ""))
-        self.stored.append(event.key)
-        return Verdict(Outcome.OUTCOME_ACCEPTED, len(self.stored))
+    def _verdicts(self, batch: Batch) -> Verdicts:
+        verdicts = Verdicts([], [], [0] * len(batch), batch.refusals)
+        for key, refusal in zip(batch.keys, batch.refusals, strict=True):
+            if not refusal:
+                self.stored.append(key)
+            verdicts.outcomes.append(REJECTED if refusal else ACCEPTED)
+            verdicts.positions.append(0 if refusal else len(self.stored))
+        return verdicts
 
 
 def a_batch(*keys: str) -> Batch:
@@ -95,13 +97,13 @@ async def test_each_caller_hears_of_its_own_sales_only():
     """Two tills in one transaction each hear what became of their own sales, in their order."""
     store = SlowStore()
     group_commit = GroupCommit(store)
-    calls = await a_busy_lane(store, group_commit, a_batch("a", "b"), a_batch(), a_batch("c"))
+    calls = await a_busy_lane(store, group_commit, a_batch("a", "b"), a_batch("c"))
 
     store.open_door()
     receipts = await asyncio.gather(*calls)
 
-    positions = [[verdict.position for verdict in receipt.verdicts] for receipt in receipts]
-    assert positions == [[1], [2, 3], [], [4]]
+    positions = [receipt.verdicts.positions for receipt in receipts]
+    assert positions == [[1], [2, 3], [4]]
     assert {receipt.history_id for receipt in receipts} == {"history"}
 
 
@@ -120,7 +122,7 @@ async def test_i9_one_refused_event_delays_no_other():
 
     assert names(before.verdicts) == names(after.verdicts) == ["ACCEPTED"]
     assert names(mixed.verdicts) == ["ACCEPTED"] * 50 + ["REJECTED"] + ["ACCEPTED"] * 49
-    assert mixed.verdicts[50].refusal[0] == "EVENT_NOT_STORABLE"
+    assert mixed.verdicts.refusals[50].reason == "EVENT_NOT_STORABLE"
     assert store.stored == ["first", "a", *keys, "b"]
 
 
@@ -154,10 +156,10 @@ async def test_an_outage_while_the_culprit_is_sought_fails_the_caller():
     """The database goes away in the middle of a poisoned batch: the till sends it all again."""
 
     class Failing(SlowStore):
-        async def commit(self, tenant_id, batch):
+        async def commit(self, tenant_id, batches):
             if len(self.groups) == 3:
                 self.fails = Unavailable("away")
-            return await super().commit(tenant_id, batch)
+            return await super().commit(tenant_id, batches)
 
     store = Failing(refuses=frozenset({"bad"}))
 

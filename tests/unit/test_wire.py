@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.builders import NOW, a_device, an_event, some_events
+from support.builders import NOW, an_event, some_events
 from tillsync.v1.event_pb2 import EventFlag, Outcome
 from tillsync.v1.ingest_service_pb2 import (
     IngestRequest,
@@ -12,9 +12,9 @@ from tillsync.v1.ingest_service_pb2 import (
 )
 from tillsync_service.foundation.errors import InvalidRequest
 from tillsync_service.ingest import wire
-from tillsync_service.ingest.examine import Candidate, Refusal
+from tillsync_service.ingest.examine import Refusal
 from tillsync_service.ingest.store import Receipt
-from tillsync_service.ingest.verdicts import Verdict
+from tillsync_service.ingest.verdicts import Verdicts
 
 
 @pytest.mark.parametrize("request_type", [IngestRequest, IngestStreamRequest])
@@ -24,7 +24,7 @@ def test_an_empty_or_oversize_batch_names_its_field(request_type, count):
     request = request_type(events=[an_event("k")] * count)
 
     with pytest.raises(InvalidRequest) as caught:
-        wire.examined(request, a_device(), NOW)
+        wire.events_of(request)
 
     assert caught.value.field == "events"
     assert f"{count:,}" in str(caught.value)
@@ -33,18 +33,7 @@ def test_an_empty_or_oversize_batch_names_its_field(request_type, count):
 @pytest.mark.parametrize("count", [1, 1000])
 def test_the_smallest_and_the_largest_batch_are_taken(count):
     """A till may send one sale or a thousand."""
-    batch = wire.examined(IngestRequest(events=some_events(count)), a_device(), NOW)
-
-    assert len(batch) == count
-
-
-def test_a_bad_event_is_a_refusal_in_its_place():
-    """One bad sale among good ones is known by its place in the batch."""
-    batch = wire.examined(
-        IngestRequest(events=[an_event(), an_event(""), an_event()]), a_device(), NOW
-    )
-
-    assert [type(event) for event in batch] == [Candidate, Refusal, Candidate]
+    assert len(wire.events_of(IngestRequest(events=some_events(count)))) == count
 
 
 @pytest.mark.parametrize("response_type", [IngestResponse, IngestStreamResponse])
@@ -52,12 +41,22 @@ def test_the_receipt_says_everything_in_order(response_type):
     """The till hears, sale by sale, what became of it, in which history, and what time it is."""
     receipt = Receipt(
         "history",
-        [
-            Verdict(Outcome.OUTCOME_ACCEPTED, 7, 1 << EventFlag.EVENT_FLAG_FORKED),
-            Verdict(Outcome.OUTCOME_DUPLICATE, 3),
-            Verdict(Outcome.OUTCOME_CONFLICT, 2, refusal=("KEY_CONFLICT", "key", "taken")),
-            Verdict(Outcome.OUTCOME_REJECTED, refusal=("EVENT_NOT_STORABLE", "key", "too long")),
-        ],
+        Verdicts(
+            [
+                Outcome.OUTCOME_ACCEPTED,
+                Outcome.OUTCOME_DUPLICATE,
+                Outcome.OUTCOME_CONFLICT,
+                Outcome.OUTCOME_REJECTED,
+            ],
+            [7, 3, 2, 0],
+            [1 << EventFlag.EVENT_FLAG_FORKED, 0, 0, 0],
+            [
+                None,
+                None,
+                Refusal("KEY_CONFLICT", "key", "taken"),
+                Refusal("EVENT_NOT_STORABLE", "key", "too long"),
+            ],
+        ),
     )
 
     response = wire.fill(response_type(), receipt, NOW)

@@ -4,6 +4,7 @@ They need the database or the keys; what an operator does from anywhere is in op
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,9 @@ from tillsync_service.ingest.backlog_file import BacklogFile, BacklogFileError, 
 from tillsync_service.ingest.store import IngestStore
 
 Result = TypeVar("Result")
+
+# Objects of the kinds that can form cycles, made and not yet freed.
+COLLECTOR_THRESHOLD = 50_000
 
 EXPECTED = (
     SettingsError,
@@ -70,6 +74,7 @@ async def serve(*, print_enrolment_help: bool) -> None:
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
     async with app.App(settings) as running:
+        _calm_collector()
         if print_enrolment_help:
             click.echo(_ENROLMENT_HELP.format(program=sys.argv[0], address=running.address))
         waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
@@ -78,6 +83,15 @@ async def serve(*, print_enrolment_help: bool) -> None:
         raise EmbeddedPostgresError(
             f"The embedded PostgreSQL ended by itself: see the log in {settings.folder}/postgres."
         )
+
+
+def _calm_collector() -> None:
+    """What is there now stays, so no collection needs to look at it; and a batch makes thousands
+    of objects that are free of cycles and die young. With Python's own 700 the collector would run
+    at every batch: a fifth of the service's time, measured."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTOR_THRESHOLD)
 
 
 _ENROLMENT_HELP = """

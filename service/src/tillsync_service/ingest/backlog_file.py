@@ -29,7 +29,6 @@ from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.examine import examine
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.store import IngestStore
-from tillsync_service.ingest.verdicts import Verdict
 
 FORMAT = "tillsync-export"
 VERSION = 1
@@ -123,12 +122,12 @@ async def take_in(store: IngestStore, path: Path, now: datetime) -> TakenIn:
             receipt = await group_commit.submit(
                 file.device.tenant_id, examine(batch, file.device, now)
             )
-            outcomes.update(_outcome_name(verdict) for verdict in receipt.verdicts)
+            outcomes.update(map(_outcome_name, receipt.verdicts.outcomes))
     return TakenIn(outcomes, file.is_whole)
 
 
-def _outcome_name(verdict: Verdict) -> str:
-    return Outcome.Name(verdict.outcome).removeprefix("OUTCOME_")
+def _outcome_name(outcome: "Outcome.ValueType") -> str:
+    return Outcome.Name(outcome).removeprefix("OUTCOME_")
 
 
 def _device(line: bytes, path: Path) -> Device:

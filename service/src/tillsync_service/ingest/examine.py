@@ -5,13 +5,13 @@ what Postgres or the limits cannot hold becomes a Refusal.
 """
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, fields
 from datetime import date, datetime
-from functools import partial
+from functools import lru_cache
 from hashlib import sha256
-from itertools import repeat
+from itertools import chain
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync.v1.event_pb2 import Amount, Event, EventFlag
@@ -46,53 +46,82 @@ _DAY_UNDECLARED = 1 << EventFlag.EVENT_FLAG_DAY_UNDECLARED
 FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
 
 
-class Candidate(NamedTuple):
-    """A storable event, in the order of the columns that are written.
-
-    occurred_second counts from 1970 UTC, None where no time can be stored; business_day is an ISO
-    date or UNDECLARED_DAY; flags is a set of bits; amounts maps currency to minor units.
-    """
-
-    key: str
-    digest: bytes
-    store_id: UUID
-    device_id: UUID
-    outbox_epoch: int
-    device_sequence: int
-    occurred_second: int | None
-    occurred_nano: int
-    business_day: str
-    clock_offset_ms: int | None
-    flags: int
-    type_url: str
-    body: bytes
-    amounts: dict[str, int]
-    traceparent: str
-    source: Event
-
-
 class Refusal(NamedTuple):
-    """An event that can never be stored: the field at fault and why."""
+    """Why an event is not part of the history: see Refusal in event.proto."""
 
-    device_id: UUID
-    outbox_epoch: int
-    device_sequence: int
     reason: str
     field: str
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one device sent in one call, examined: a column for each thing to know of the events,
+    an entry for each event, in their order. Columns and not rows, because a few Python objects
+    for each event would cost more than everything else that is done with it.
+
+    `seconds` count from 1970 UTC, None where no time can be stored; `days` are ISO dates or
+    UNDECLARED_DAY; `flags` are sets of bits; `amounts` map currency to minor units. A refused
+    event keeps its place, its number if that can be stored (else 0), and its refusal; its other
+    entries are as they came.
+    """
+
+    device: Device
+    events: Sequence[Event]
+    refusals: list[Refusal | None]
+    keys: list[str]
+    digests: list[bytes]
+    epochs: list[int]
+    sequences: list[int]
+    seconds: list[int | None]
+    nanos: list[int]
+    days: list[str]
+    offsets_ms: list[int | None]
+    flags: list[int]
+    types: list[str]
+    bodies: list[bytes]
+    amounts: list[dict[str, int]]
+    traceparents: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The events from `start` up to `stop`."""
+        return self._of_each_column(lambda column: column[start:stop])
+
+    def only(self, indices: Sequence[int]) -> "Batch":
+        """The events at these places."""
+        if len(indices) == len(self):
+            return self
+        return self._of_each_column(lambda column: [column[index] for index in indices])
+
+    @staticmethod
+    def joined(parts: Sequence["Batch"]) -> "Batch":
+        """The events of all parts, which are at least one and of one device."""
+        columns = ([getattr(part, name) for part in parts] for name in _COLUMNS)
+        return Batch(parts[0].device, *(list(chain.from_iterable(column)) for column in columns))
+
+    def _of_each_column(self, choose: Callable[[Sequence[Any]], Any]) -> "Batch":
+        return Batch(self.device, *(choose(getattr(self, name)) for name in _COLUMNS))
+
+
+_COLUMNS = tuple(column.name for column in fields(Batch) if column.name != "device")
+
+
 def digest(type_url: str, body: bytes) -> bytes:
     """What two events with one key are compared by: 16 bytes."""
-    return sha256(b"\0".join((type_url.encode(), body))).digest()[:DIGEST_BYTES]
+    return sha256(_digest_prefix(type_url) + body).digest()[:DIGEST_BYTES]
 
 
-def examine(events: Sequence[Event], device: Device, now: datetime) -> list[Candidate | Refusal]:
-    """Each event as it will be stored, or why it cannot be. `now` is the service's clock.
+@lru_cache(maxsize=256)
+def _digest_prefix(type_url: str) -> bytes:
+    return type_url.encode() + b"\0"
 
-    Works column by column: a few Python calls for each field of each event would cost more than
-    the rest of the service does.
-    """
+
+def examine(events: Sequence[Event], device: Device, now: datetime) -> Batch:
+    """The events as they will be stored, and why some cannot be. `now` is the service's clock."""
+    events = list(events)  # protobuf's own container looks each one up again at every pass
     keys = [event.key for event in events]
     packed = [event.body for event in events]
     types = [body.type_url for body in packed]
@@ -100,17 +129,30 @@ def examine(events: Sequence[Event], device: Device, now: datetime) -> list[Cand
     epochs = [event.outbox_epoch for event in events]
     sequences = [event.device_sequence for event in events]
     days = [event.business_day for event in events]
-    entries = [event.amounts[:] for event in events]
+    entries = [event.amounts for event in events]
+    amounts = list(map(_sums, entries))
 
     refused = _Refused()
-    refused.where("key", _is_bad_key, keys)
-    refused.where("body.type_url", _is_bad_type, types)
-    refused.where("body.value", _is_bad_size, list(map(len, bodies)))
-    refused.where("device_sequence", _is_bad_number, list(zip(epochs, sequences, strict=True)))
+    # Where each event has a value of its own, the column is looked at as a whole first.
+    if not _are_texts(keys, limits.MAX_KEY_CHARACTERS):
+        refused.where("key", lambda key: not _are_texts([key], limits.MAX_KEY_CHARACTERS), keys)
+    refused.where(
+        "body.type_url", lambda url: not _are_texts([url], limits.MAX_TYPE_URL_CHARACTERS), types
+    )
+    refused.where("body.value", lambda size: size > limits.MAX_BODY_BYTES, list(map(len, bodies)))
+    if min(epochs) <= 0 or min(sequences) <= 0 or max(sequences) >= _INT64_MAX:
+        numbers = list(zip(epochs, sequences, strict=True))
+        for index in refused.where("device_sequence", _is_bad_number, numbers):
+            # A number that cannot be stored is no number to explain a hole with either.
+            epochs[index] = sequences[index] = 0
     refused.where("business_day", _is_bad_day, days)
-    refused.where("amounts", _is_bad_count, list(map(len, entries)))
-    amounts = [_sums(amounts) for amounts in entries]
-    refused.where("amounts.currency", _is_bad_currencies, list(map(tuple, amounts)))
+    refused.where("amounts", lambda count: count > limits.MAX_AMOUNTS, list(map(len, entries)))
+    if not _are_texts(set().union(*amounts), limits.MAX_CURRENCY_CHARACTERS):
+        refused.where(
+            "amounts.currency",
+            lambda currencies: not _are_texts(currencies, limits.MAX_CURRENCY_CHARACTERS),
+            list(map(tuple, amounts)),
+        )
 
     seconds, nanos, flags = _clocks(events, now)
     if device.suspect:
@@ -119,11 +161,12 @@ def examine(events: Sequence[Event], device: Device, now: datetime) -> list[Cand
         flags = [
             bits if day else bits | _DAY_UNDECLARED for bits, day in zip(flags, days, strict=True)
         ]
-    rows = zip(
+    return Batch(
+        device,
+        events,
+        refused.column(len(keys)),
         keys,
-        map(digest, types, bodies),
-        repeat(device.store_id),
-        repeat(device.device_id),
+        list(map(digest, types, bodies)),
         epochs,
         sequences,
         seconds,
@@ -134,28 +177,31 @@ def examine(events: Sequence[Event], device: Device, now: datetime) -> list[Cand
         types,
         bodies,
         amounts,
-        [_traceparent(event.traceparent) for event in events],
-        events,
+        _traceparents([event.traceparent for event in events]),
     )
-    examined: list[Candidate | Refusal] = list(map(_candidate, rows))
-    for index, field in refused.items():
-        examined[index] = _refusal(events[index], device, field)
-    return examined
-
-
-# Candidate(*row) without its detour through Python.
-_candidate: Callable[[tuple[Any, ...]], Candidate] = partial(tuple.__new__, Candidate)
 
 
 class _Refused(dict[int, str]):
     """Which events are refused, and for which field: the first one at fault."""
 
-    def where(self, field: str, is_bad: Callable[[Any], bool], values: Sequence[Hashable]) -> None:
-        """Refuses the events whose value is bad. A value that many share is looked at once."""
-        if bad := set(filter(is_bad, set(values))):
-            for index, value in enumerate(values):
-                if value in bad:
-                    self.setdefault(index, field)
+    def where(
+        self, field: str, is_bad: Callable[[Any], bool], values: Sequence[Hashable]
+    ) -> list[int]:
+        """Refuses the events whose value is bad, and returns their places. A value that many
+        share is looked at once."""
+        bad = set(filter(is_bad, set(values)))
+        if not bad:
+            return []
+        places = [index for index, value in enumerate(values) if value in bad]
+        for index in places:
+            self.setdefault(index, field)
+        return places
+
+    def column(self, length: int) -> list[Refusal | None]:
+        refusals: list[Refusal | None] = [None] * length
+        for index, field in self.items():
+            refusals[index] = _REFUSALS[field]
+        return refusals
 
 
 _WHY = {
@@ -170,24 +216,21 @@ _WHY = {
 }
 
 
-def _refusal(event: Event, device: Device, field: str) -> Refusal:
-    # A number that cannot be stored either is no number to explain a hole with.
-    number = (event.outbox_epoch, event.device_sequence)
-    epoch, sequence = (0, 0) if _is_bad_number(number) else number
-    reason = TOO_LARGE if field == "body.value" else NOT_STORABLE
-    return Refusal(device.device_id, epoch, sequence, reason, field, _WHY[field])
+_REFUSALS = {
+    field: Refusal(TOO_LARGE if field == "body.value" else NOT_STORABLE, field, why)
+    for field, why in _WHY.items()
+}
+# For what only Postgres itself finds fault with.
+UNHOLDABLE = Refusal(NOT_STORABLE, "", "The database cannot hold this event.")
 
 
-def _is_bad_key(key: str) -> bool:
-    return not 0 < len(key) <= limits.MAX_KEY_CHARACTERS or "\0" in key
-
-
-def _is_bad_type(type_url: str) -> bool:
-    return not 0 < len(type_url) <= limits.MAX_TYPE_URL_CHARACTERS or "\0" in type_url
-
-
-def _is_bad_size(body_bytes: int) -> bool:
-    return body_bytes > limits.MAX_BODY_BYTES
+def _are_texts(texts: Collection[str], max_characters: int) -> bool:
+    """Whether each has 1 to `max_characters` characters, and no NUL: Postgres holds none."""
+    return (
+        all(texts)
+        and max(map(len, texts), default=1) <= max_characters
+        and ("\0" not in "".join(texts))
+    )
 
 
 def _is_bad_number(number: tuple[int, int]) -> bool:
@@ -202,20 +245,9 @@ def _is_bad_day(text: str) -> bool:
         return True
 
 
-def _is_bad_count(amounts: int) -> bool:
-    return amounts > limits.MAX_AMOUNTS
-
-
-def _is_bad_currencies(currencies: tuple[str, ...]) -> bool:
-    return any(
-        not 0 < len(currency) <= limits.MAX_CURRENCY_CHARACTERS or "\0" in currency
-        for currency in currencies
-    )
-
-
 def _sums(entries: Sequence[Amount]) -> dict[str, int]:
     if len(entries) == 1:
-        (only,) = entries
+        only = entries[0]
         return {only.currency: only.minor_units}
     amounts: dict[str, int] = {}
     for amount in entries:
@@ -228,14 +260,18 @@ def _clocks(
 ) -> tuple[list[int | None], list[int], list[int]]:
     """For each event its second since 1970 or None, its nanoseconds, and what is odd about them."""
     times = [event.occurred_at for event in events]
-    seconds: list[int | None] = [time.seconds for time in times]
+    said = [time.seconds for time in times]
     nanos = [time.nanos for time in times]
     flags = [0] * len(times)
     now_second = int(now.timestamp())
     plausible = range(
         now_second - limits.CLOCK_PLAUSIBLE_SECONDS, now_second + limits.CLOCK_PLAUSIBLE_SECONDS
     )
-    for index, (second, nano) in enumerate(zip(seconds, nanos, strict=True)):
+    seconds: list[int | None] = [*said]
+    is_plain = min(said) in plausible and max(said) in plausible
+    if is_plain and min(nanos) >= 0 and max(nanos) < _NANOS:
+        return seconds, nanos, flags
+    for index, (second, nano) in enumerate(zip(said, nanos, strict=True)):
         if second in plausible and 0 <= nano < _NANOS:
             continue
         if not events[index].HasField("occurred_at"):
@@ -247,12 +283,11 @@ def _clocks(
     return seconds, nanos, flags
 
 
-def _traceparent(text: str) -> str:
+def _traceparents(texts: Sequence[str]) -> list[str]:
     # Only a help for tracing: one that cannot be right is not worth a sale.
-    if (
-        not text
-        or len(text) > limits.MAX_TRACEPARENT_CHARACTERS
-        or not _TRACEPARENT.fullmatch(text)
-    ):
-        return ""
-    return text
+    kept = {
+        text: text
+        for text in set(texts)
+        if len(text) <= limits.MAX_TRACEPARENT_CHARACTERS and _TRACEPARENT.fullmatch(text)
+    }
+    return [kept.get(text, "") for text in texts]

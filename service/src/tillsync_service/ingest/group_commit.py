@@ -10,8 +10,7 @@ changes nothing for the others.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
@@ -20,12 +19,10 @@ import structlog
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import DataRefused
 from tillsync_service.foundation.errors import Overloaded, Unavailable
-from tillsync_service.ingest.examine import NOT_STORABLE, Candidate, Refusal
+from tillsync_service.ingest.examine import UNHOLDABLE, Batch
 from tillsync_service.ingest.store import Receipt
 
 log = structlog.get_logger(__name__)
-
-Batch = Sequence[Candidate | Refusal]
 
 # Unique and foreign keys. Whether a key or a position is taken was looked up under the lock.
 _CONTRADICTIONS = ("23505", "23503")
@@ -34,7 +31,7 @@ _CONTRADICTIONS = ("23505", "23503")
 class Store(Protocol):
     """Where a group goes; see IngestStore.commit."""
 
-    async def commit(self, tenant_id: UUID, examined: Batch) -> Receipt: ...
+    async def commit(self, tenant_id: UUID, batches: Sequence[Batch]) -> list[Receipt]: ...
 
 
 @dataclass(slots=True)
@@ -104,7 +101,7 @@ class GroupCommit:
         raises, save DataRefused: that becomes the verdict of the event at fault.
         """
         lane = self._lanes.setdefault(tenant_id, _Lane())
-        size = sum(len(event.body) for event in batch if isinstance(event, Candidate))
+        size = sum(map(len, batch.bodies))
         if (
             lane.waiting_events + len(batch) > self._max_waiting_events
             or lane.waiting_bytes + size > self._max_waiting_bytes
@@ -145,7 +142,7 @@ class GroupCommit:
     async def _commit(self, tenant_id: UUID, group: list[_Submission]) -> None:
         """Answers every submission of the group, whatever happens."""
         try:
-            receipt = await self._store.commit(tenant_id, [e for s in group for e in s.batch])
+            receipts = await self._store.commit(tenant_id, [s.batch for s in group])
         except DataRefused:
             for submission in group:
                 await self._commit_alone(tenant_id, submission)
@@ -153,10 +150,8 @@ class GroupCommit:
             for submission in group:
                 _fail(submission, error)
         else:
-            verdicts = iter(receipt.verdicts)
-            for submission in group:
-                own = list(islice(verdicts, len(submission.batch)))
-                _succeed(submission, Receipt(receipt.history_id, own))
+            for submission, receipt in zip(group, receipts, strict=True):
+                _succeed(submission, receipt)
 
     async def _commit_alone(self, tenant_id: UUID, submission: _Submission) -> None:
         try:
@@ -167,7 +162,7 @@ class GroupCommit:
     async def _commit_in_parts(self, tenant_id: UUID, batch: Batch) -> Receipt:
         """The batch in as few transactions as leave each refused event alone in its own."""
         try:
-            return await self._store.commit(tenant_id, batch)
+            (receipt,) = await self._store.commit(tenant_id, [batch])
         except DataRefused as refused:
             if refused.sqlstate in _CONTRADICTIONS:
                 # No event is at fault: the database is not as it should be (half restored?), and
@@ -178,22 +173,15 @@ class GroupCommit:
                 ) from refused
             if len(batch) == 1:
                 log.warning("event_refused_by_database", sqlstate=refused.sqlstate)
-                return await self._store.commit(tenant_id, [_as_refusal(batch[0])])
+                refusal = replace(batch, refusals=[UNHOLDABLE])
+                (receipt,) = await self._store.commit(tenant_id, [refusal])
+                return receipt
+        else:
+            return receipt
         middle = len(batch) // 2
-        first = await self._commit_in_parts(tenant_id, batch[:middle])
-        second = await self._commit_in_parts(tenant_id, batch[middle:])
+        first = await self._commit_in_parts(tenant_id, batch.part(0, middle))
+        second = await self._commit_in_parts(tenant_id, batch.part(middle, len(batch)))
         return Receipt(second.history_id, first.verdicts + second.verdicts)
-
-
-def _as_refusal(event: Candidate | Refusal) -> Refusal:
-    return Refusal(
-        event.device_id,
-        event.outbox_epoch,
-        event.device_sequence,
-        NOT_STORABLE,
-        "",
-        "The database cannot hold this event.",
-    )
 
 
 def _succeed(submission: _Submission, receipt: Receipt) -> None:

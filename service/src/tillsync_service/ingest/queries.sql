@@ -1,16 +1,20 @@
 -- The statements of ingest. $1 is always the tenant, and the caller holds its head row (the order
 -- rule): nothing of this tenant changes between one statement and the next.
 
--- name: head_and_holders
--- The head, and who holds those of the keys that are taken: one row at least. A statement of its
--- own after the lock, because only a snapshot taken after the lock was granted sees what the
--- holder before us committed. LATERAL with LIMIT leaves the planner one way, a look into
--- event_key's primary key for each key: with `key = ANY ($2)` it reads the tenant's whole ledger
--- while the table has no statistics yet.
-SELECT h.position AS head, h.history_id, k.key, k.position, k.digest
+-- name: look
+-- The head, who holds those of the keys that are taken, and which of the presented numbers were
+-- presented before (the intersection only, because the whole set of a damaged device may be large):
+-- one row at least. A statement of its own after the lock, because only a snapshot taken after the
+-- lock was granted sees what the holder before us committed. LATERAL with LIMIT leaves the planner
+-- one way, a look into the primary key for each key: with `key = ANY ($2)` it reads the tenant's
+-- whole ledger while the table has no statistics yet. Served by the primary keys of event_key and
+-- device_progress.
+SELECT h.position AS head, h.history_id, found.*
 FROM tillsync.tenant_head h
 LEFT JOIN (
-    SELECT held.key, held.position, held.digest
+    SELECT
+        held.key, held.position, held.digest,
+        NULL::uuid AS device_id, NULL::bigint AS outbox_epoch, NULL::int8multirange AS sequences
     FROM unnest($2::text[]) AS wanted (key)
     CROSS JOIN LATERAL (
         SELECT key, position, digest
@@ -18,27 +22,26 @@ LEFT JOIN (
         WHERE tenant_id = $1 AND key = wanted.key
         LIMIT 1
     ) AS held
-) AS k ON true
+    UNION ALL
+    SELECT
+        NULL, NULL, NULL,
+        seen.device_id, seen.outbox_epoch, seen.sequences * presented.sequences
+    FROM unnest($3::uuid[], $4::bigint[], $5::text[]::int8multirange[])
+        AS presented (device_id, outbox_epoch, sequences)
+    CROSS JOIN LATERAL (
+        SELECT device_id, outbox_epoch, sequences
+        FROM tillsync.device_progress
+        WHERE tenant_id = $1
+            AND device_id = presented.device_id
+            AND outbox_epoch = presented.outbox_epoch
+        LIMIT 1
+    ) AS seen
+) AS found ON true
 WHERE h.tenant_id = $1 AND h.stream = 'event'
-
--- name: seen_sequences
--- Which of the presented numbers were presented before: the intersection only, because the whole
--- set of a damaged device may be large. LATERAL as above, into device_progress's primary key.
-SELECT seen.device_id, seen.outbox_epoch, seen.sequences * presented.sequences AS sequences
-FROM unnest($2::uuid[], $3::bigint[], $4::text[]::int8multirange[])
-    AS presented (device_id, outbox_epoch, sequences)
-CROSS JOIN LATERAL (
-    SELECT device_id, outbox_epoch, sequences
-    FROM tillsync.device_progress
-    WHERE tenant_id = $1
-        AND device_id = presented.device_id
-        AND outbox_epoch = presented.outbox_epoch
-    LIMIT 1
-) AS seen
 
 -- name: write
 -- The ledger, the history, the books, the progress and the head in one round trip. A key that is
--- taken would be an error: head_and_holders has looked under the same lock. The divisor is 2^128.
+-- taken would be an error: `look` has looked under the same lock. The divisor is 2^128.
 WITH ledger AS (
     INSERT INTO tillsync.event_key (tenant_id, key, position, digest)
     SELECT $1, e.key, $2 + e.number, e.digest
@@ -56,13 +59,16 @@ WITH ledger AS (
             secs => (e.occurred_second % 3600)::float8 + (e.occurred_nano / 1000)::float8 / 1000000
         ),
         e.business_day, e.clock_offset_ms, e.flags, e.type_url, e.body, e.amounts, e.traceparent
-    FROM unnest(
-        $3::text[], $5::text::uuid[], $6::text::uuid[], $7::text::bigint[], $8::text::bigint[],
-        $9::text::bigint[], $10::text::integer[], $11::text::date[], $12::text::bigint[],
-        $13::text::integer[], $14::text[], $15::bytea[], $16::text[]::jsonb[], $17::text::text[]
+    FROM ROWS FROM (
+        unnest(
+            $3::text[], $5::text::uuid[], $6::text::uuid[], $7::text::bigint[], $8::text::bigint[],
+            $9::text::bigint[], $10::text::integer[], $11::text::date[], $12::text::bigint[],
+            $13::text::integer[], $14::text[], $15::bytea[], $17::text::text[]
+        ),
+        jsonb_array_elements($16::jsonb)
     ) WITH ORDINALITY AS e (
         key, store_id, device_id, outbox_epoch, device_sequence, occurred_second, occurred_nano,
-        business_day, clock_offset_ms, flags, type_url, body, amounts, traceparent, number
+        business_day, clock_offset_ms, flags, type_url, body, traceparent, amounts, number
     )
 ), books AS (
     INSERT INTO tillsync.device_day AS d (

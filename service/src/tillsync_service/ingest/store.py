@@ -3,25 +3,29 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 from uuid import UUID
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation.db import Database, Row, Transaction, statements
 from tillsync_service.foundation.errors import NotFound
 from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import Candidate, Refusal
+from tillsync_service.ingest.examine import Batch
 from tillsync_service.ingest.verdicts import (
     DIGEST_MODULUS,
     Holder,
     Judgement,
     Outbox,
+    Quarantined,
     Ranges,
-    Verdict,
+    Rejected,
+    Verdicts,
     judge,
     presented,
 )
+
+T = TypeVar("T")
 
 _SQL = statements("tillsync_service.ingest")
 
@@ -30,22 +34,6 @@ _LOCK_HEAD = (
     "SELECT FROM tillsync.tenant_head WHERE tenant_id = '{tenant}' AND stream = 'event' FOR UPDATE"
 )
 
-_LITERALS = tuple(
-    Candidate._fields.index(name)
-    for name in (
-        "store_id",
-        "device_id",
-        "outbox_epoch",
-        "device_sequence",
-        "occurred_second",
-        "occurred_nano",
-        "business_day",
-        "clock_offset_ms",
-        "flags",
-        "traceparent",
-    )
-)
-_AMOUNTS = Candidate._fields.index("amounts")
 _BOOK_COLUMNS = 6
 _PROGRESS_COLUMNS = 3
 
@@ -55,7 +43,7 @@ class Receipt:
     """One verdict per event, in order, and the history that their positions belong to."""
 
     history_id: str
-    verdicts: list[Verdict]
+    verdicts: Verdicts
 
 
 class IngestStore:
@@ -64,24 +52,27 @@ class IngestStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def commit(self, tenant_id: UUID, examined: Sequence[Candidate | Refusal]) -> Receipt:
-        """Stores a group of one tenant's events in one transaction and returns what became of
-        each. Raises DataRefused when Postgres refuses one of them, and nothing was stored;
+    async def commit(self, tenant_id: UUID, batches: Sequence[Batch]) -> list[Receipt]:
+        """Stores a group of one tenant's batches in one transaction and returns what became of
+        each. Raises DataRefused when Postgres refuses one of their events, and nothing was stored;
         Unavailable when nothing is known to be stored; NotFound for a tenant that is gone.
         """
         lock = _LOCK_HEAD.format(tenant=tenant_id)
+        # Nothing is worked out under the lock that can be known before.
+        keys = _storable_keys(batches)
+        numbers = presented(batches)
         async with self._database.transaction(tenant_id, then=lock) as transaction:
-            numbers = presented(examined)
-            rows = await _head_and_holders(transaction, tenant_id, examined)
+            rows = await _look(transaction, tenant_id, keys, numbers)
             judgement = judge(
-                examined,
+                batches,
                 head=rows[0]["head"],
                 held=_held(rows),
-                seen=await _seen(transaction, tenant_id, numbers),
+                seen=_seen(rows),
                 numbers=numbers,
             )
             await _write(transaction, tenant_id, judgement)
-        return Receipt(str(rows[0]["history_id"]), judgement.verdicts)
+        history_id = str(rows[0]["history_id"])
+        return [Receipt(history_id, verdicts) for verdicts in judgement.verdicts]
 
     async def knows(self, device: Device) -> bool:
         """Whether the device is enrolled, in this store of this tenant. Raises Unavailable."""
@@ -92,11 +83,23 @@ class IngestStore:
         return row is not None
 
 
-async def _head_and_holders(
-    transaction: Transaction, tenant_id: UUID, examined: Iterable[Candidate | Refusal]
+def _storable_keys(batches: Iterable[Batch]) -> list[str]:
+    return [
+        key
+        for batch in batches
+        for key, refusal in zip(batch.keys, batch.refusals, strict=True)
+        if refusal is None
+    ]
+
+
+async def _look(
+    transaction: Transaction,
+    tenant_id: UUID,
+    keys: Sequence[str],
+    numbers: Mapping[Outbox, Ranges],
 ) -> list[Row]:
-    keys = [event.key for event in examined if isinstance(event, Candidate)]
-    rows = await transaction.fetch(_SQL["head_and_holders"], tenant_id, keys)
+    presented_columns = _columns(_progress_rows(numbers), _PROGRESS_COLUMNS)
+    rows = await transaction.fetch(_SQL["look"], tenant_id, keys, *presented_columns)
     if not rows:
         raise NotFound("The tenant is gone.", reason=ErrorReason.ERROR_REASON_TENANT_GONE)
     return rows
@@ -106,19 +109,13 @@ def _held(rows: Iterable[Row]) -> dict[str, Holder]:
     return {row["key"]: (row["position"], row["digest"]) for row in rows if row["key"] is not None}
 
 
-async def _seen(
-    transaction: Transaction, tenant_id: UUID, numbers: Mapping[Outbox, Ranges]
-) -> dict[Outbox, Ranges]:
-    if not numbers:
-        return {}
-    rows = await transaction.fetch(
-        _SQL["seen_sequences"], tenant_id, *_columns(_progress_rows(numbers), _PROGRESS_COLUMNS)
-    )
+def _seen(rows: Iterable[Row]) -> dict[Outbox, Ranges]:
     return {
         (row["device_id"], row["outbox_epoch"]): tuple(
             (part.lower, part.upper) for part in row["sequences"]
         )
         for row in rows
+        if row["device_id"] is not None
     }
 
 
@@ -134,11 +131,11 @@ async def _write(transaction: Transaction, tenant_id: UUID, judgement: Judgement
             *_columns(_progress_rows(judgement.progress), _PROGRESS_COLUMNS),
         )
     if judgement.quarantined:
-        rows = map(_quarantine_row, judgement.quarantined)
-        await transaction.execute(_SQL["quarantine"], tenant_id, *_columns(rows, 6))
+        quarantined = map(_quarantine_row, judgement.quarantined)
+        await transaction.execute(_SQL["quarantine"], tenant_id, *_columns(quarantined, 6))
     if judgement.rejected:
-        refusals = (refusal[:5] for refusal in judgement.rejected)
-        await transaction.execute(_SQL["reject"], tenant_id, *_columns(refusals, 5))
+        rejected = map(_rejection_row, judgement.rejected)
+        await transaction.execute(_SQL["reject"], tenant_id, *_columns(rejected, 5))
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
@@ -146,20 +143,43 @@ def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
     return list(zip(*rows, strict=True)) or [()] * width
 
 
-def _event_columns(stored: Sequence[Candidate]) -> list[Any]:
-    """What `write` takes for the history, in order; the last column of a Candidate stays here."""
-    columns = _columns(stored, len(Candidate._fields))[:-1]
-    for index in _LITERALS:
-        columns[index] = _array(columns[index])
-    columns[_AMOUNTS] = [_amounts_json(amounts) for amounts in columns[_AMOUNTS]]
-    return columns
+def _event_columns(stored: Sequence[Batch]) -> list[Any]:
+    """What `write` takes for the history, in the order of its parameters."""
+    return [
+        _joined(batch.keys for batch in stored),
+        _joined(batch.digests for batch in stored),
+        _texts([str(batch.device.store_id)] * len(batch) for batch in stored),
+        _texts([str(batch.device.device_id)] * len(batch) for batch in stored),
+        _numbers(batch.epochs for batch in stored),
+        _numbers(batch.sequences for batch in stored),
+        _numbers(batch.seconds for batch in stored),
+        _numbers(batch.nanos for batch in stored),
+        _texts(batch.days for batch in stored),
+        _numbers(batch.offsets_ms for batch in stored),
+        _numbers(batch.flags for batch in stored),
+        _joined(batch.types for batch in stored),
+        _joined(batch.bodies for batch in stored),
+        json.dumps(_joined(batch.amounts for batch in stored)),
+        _texts([text or '""' for text in batch.traceparents] for batch in stored),
+    ]
 
 
-def _array(column: Sequence[object]) -> str:
-    """Numbers, ids, dates and the like, which need no quoting, as one array literal: asyncpg takes
-    several times as long to encode an array of them, item by item, as Postgres to parse it."""
-    texts = {value: "NULL" if value is None else str(value) or '""' for value in set(column)}
-    return "{" + ",".join(map(texts.__getitem__, column)) + "}"
+def _joined(columns: Iterable[Iterable[T]]) -> list[T]:
+    return list(chain.from_iterable(columns))
+
+
+# Whole columns as array literals: asyncpg takes several times as long to encode such an array, item
+# by item, as Postgres to parse its text.
+
+
+def _texts(columns: Iterable[Iterable[str]]) -> str:
+    """Texts that need no quoting, such as ids and dates."""
+    return "{" + ",".join(chain.from_iterable(columns)) + "}"
+
+
+def _numbers(columns: Iterable[Iterable[int | None]]) -> str:
+    """A list's own text is the literal, but for its brackets and its word for nothing."""
+    return "{" + repr(_joined(columns))[1:-1].replace("None", "NULL") + "}"
 
 
 def _book_rows(judgement: Judgement) -> list[tuple[Any, ...]]:
@@ -173,20 +193,22 @@ def _progress_rows(progress: Mapping[Outbox, Ranges]) -> list[tuple[UUID, int, s
     return [(*outbox, _multirange(ranges)) for outbox, ranges in progress.items()]
 
 
-def _quarantine_row(quarantined: tuple[int, Candidate]) -> tuple[Any, ...]:
-    held_position, event = quarantined
-    envelope = event.source.SerializeToString()
-    return (event.key, event.digest, held_position, event.store_id, event.device_id, envelope)
+def _quarantine_row(quarantined: Quarantined) -> tuple[Any, ...]:
+    held_position, batch, place = quarantined
+    return (
+        batch.keys[place],
+        batch.digests[place],
+        held_position,
+        batch.device.store_id,
+        batch.device.device_id,
+        batch.events[place].SerializeToString(),
+    )
+
+
+def _rejection_row(rejected: Rejected) -> tuple[Any, ...]:
+    *number, refusal = rejected
+    return (*number, refusal.reason, refusal.field)
 
 
 def _multirange(ranges: Ranges) -> str:
     return "{" + ",".join(f"[{first},{end})" for first, end in ranges) + "}"
-
-
-def _amounts_json(amounts: Mapping[str, int]) -> str:
-    return "{" + ",".join([f"{_quoted(name)}:{minor}" for name, minor in amounts.items()]) + "}"
-
-
-@lru_cache(maxsize=1024)
-def _quoted(currency: str) -> str:
-    return json.dumps(currency)

@@ -4,14 +4,14 @@ The caller holds the tenant's head row, so what `held` and `seen` say stays true
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync.v1.event_pb2 import Outcome
 from tillsync_service.foundation.errors import reason_name
-from tillsync_service.ingest.examine import FORKED, NO_CURRENCY, Candidate, Refusal
+from tillsync_service.ingest.examine import FORKED, NO_CURRENCY, Batch, Refusal
 
 DIGEST_MODULUS = 2**128
 
@@ -21,24 +21,37 @@ Holder = tuple[int, bytes]  # position and digest of the event that holds a key
 Day = tuple[UUID, str, str]  # device id, business day, currency: one row of the books
 
 _NO_AMOUNTS = {NO_CURRENCY: 0}
-_UNNUMBERED: set[int] = set()  # never written to
-# Outcome's values are looked up by a slow __getattr__: this one is needed for every event.
-ACCEPTED = Outcome.OUTCOME_ACCEPTED
 
-_CONFLICT = (
+# Outcome's values are looked up by a slow __getattr__.
+ACCEPTED = Outcome.OUTCOME_ACCEPTED
+DUPLICATE = Outcome.OUTCOME_DUPLICATE
+CONFLICT = Outcome.OUTCOME_CONFLICT
+REJECTED = Outcome.OUTCOME_REJECTED
+
+_KEY_CONFLICT = Refusal(
     reason_name(ErrorReason.ERROR_REASON_KEY_CONFLICT),
     "key",
     "The key belongs to an event with another body; both are kept, this one in quarantine.",
 )
 
 
-class Verdict(NamedTuple):
-    """The answer to one event; `refusal` is (reason, field, description) or None."""
+@dataclass(slots=True)
+class Verdicts:
+    """The answers to a batch, in its order: a column for each field of the contract's Verdict;
+    flags are sets of bits."""
 
-    outcome: "Outcome.ValueType"
-    position: int = 0
-    flags: int = 0
-    refusal: tuple[str, str, str] | None = None
+    outcomes: "list[Outcome.ValueType]"
+    positions: list[int]
+    flags: list[int]
+    refusals: list[Refusal | None]
+
+    def __add__(self, other: "Verdicts") -> "Verdicts":
+        return Verdicts(
+            self.outcomes + other.outcomes,
+            self.positions + other.positions,
+            self.flags + other.flags,
+            self.refusals + other.refusals,
+        )
 
 
 @dataclass(slots=True)
@@ -50,29 +63,46 @@ class DayTotal:
     digest_sum: int = 0
 
 
+class Quarantined(NamedTuple):
+    """An event whose key another one holds, at `held_position`."""
+
+    held_position: int
+    batch: Batch
+    place: int
+
+
+class Rejected(NamedTuple):
+    """A refused event's number, and why it will not come."""
+
+    device_id: UUID
+    epoch: int
+    sequence: int
+    refusal: Refusal
+
+
 @dataclass(slots=True)
 class Judgement:
-    """One verdict per event, in order, and the rows that make them true. `head` is the position
-    of the last event before these."""
+    """The verdicts on each batch, and the rows that make them true. `head` is the position of the
+    last event before these."""
 
     head: int
-    verdicts: list[Verdict] = field(default_factory=list)
-    stored: list[Candidate] = field(default_factory=list)  # at head + 1, head + 2, …
-    quarantined: list[tuple[int, Candidate]] = field(default_factory=list)  # held position, …
-    rejected: list[Refusal] = field(default_factory=list)
+    verdicts: list[Verdicts] = field(default_factory=list)
+    stored: list[Batch] = field(default_factory=list)  # together at head + 1, head + 2, …
+    quarantined: list[Quarantined] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     progress: dict[Outbox, Ranges] = field(default_factory=dict)
     days: dict[Day, DayTotal] = field(default_factory=dict)
 
 
 def judge(
-    examined: Sequence[Candidate | Refusal],
+    batches: Iterable[Batch],
     *,
     head: int,
     held: Mapping[str, Holder],
     seen: Mapping[Outbox, Ranges],
     numbers: Mapping[Outbox, Ranges],
 ) -> Judgement:
-    """The judgement on a group of one tenant's events.
+    """The judgement on a group of one tenant's batches.
 
     head: the position of the tenant's last event. held: who holds those keys of the group that
     are taken. numbers: what `presented` says of the group. seen: which of these numbers were
@@ -81,40 +111,40 @@ def judge(
     judgement = Judgement(head, progress=_news(numbers, seen))
     holders = dict(held)
     used = {outbox: _members(seen.get(outbox, ())) for outbox in numbers}
-    for event in examined:
-        sequence = event.device_sequence
-        used_here = used[event.device_id, event.outbox_epoch] if sequence else _UNNUMBERED
-        if isinstance(event, Refusal):
-            verdict = _reject(judgement, event)
-        elif (holder := holders.get(event.key)) is None:
-            verdict = _accept(judgement, event, is_fork=sequence in used_here)
-            holders[event.key] = (verdict.position, event.digest)
-        elif holder[1] == event.digest:
-            verdict = Verdict(Outcome.OUTCOME_DUPLICATE, holder[0])
-        else:
-            judgement.quarantined.append((holder[0], event))
-            verdict = Verdict(Outcome.OUTCOME_CONFLICT, holder[0], refusal=_CONFLICT)
-        judgement.verdicts.append(verdict)
-        if sequence:
-            used_here.add(sequence)
+    position = head
+    for batch in batches:
+        verdicts, accepted = _judge_keys(judgement, batch, holders, position)
+        position += len(accepted)
+        stored = _with_forks_flagged(batch, _repeated(batch, used)).only(accepted)
+        for index, flags in zip(accepted, stored.flags, strict=True):
+            verdicts.flags[index] = flags
+        judgement.verdicts.append(verdicts)
+        if accepted:
+            judgement.stored.append(stored)
+            _book(judgement.days, stored)
     return judgement
 
 
-def presented(examined: Iterable[Candidate | Refusal]) -> dict[Outbox, Ranges]:
+def presented(batches: Iterable[Batch]) -> dict[Outbox, Ranges]:
     """Which numbers each outbox presents in this group."""
     numbers: dict[Outbox, set[int]] = {}
-    for event in examined:
-        if event.device_sequence:
-            numbers.setdefault((event.device_id, event.outbox_epoch), set()).add(
-                event.device_sequence
+    for batch in batches:
+        for epoch in set(batch.epochs) - {0}:
+            numbers.setdefault((batch.device.device_id, epoch), set()).update(
+                sequence
+                for of_epoch, sequence in zip(batch.epochs, batch.sequences, strict=True)
+                if of_epoch == epoch
             )
     return {outbox: ranges(members) for outbox, members in numbers.items()}
 
 
 def ranges(numbers: Iterable[int]) -> Ranges:
     """The numbers as the fewest half-open ranges, ascending."""
+    ordered = sorted(numbers)
+    if ordered and ordered[-1] - ordered[0] + 1 == len(ordered):
+        return ((ordered[0], ordered[-1] + 1),)
     result: list[tuple[int, int]] = []
-    for number in sorted(numbers):
+    for number in ordered:
         if result and result[-1][1] == number:
             result[-1] = (result[-1][0], number + 1)
         else:
@@ -122,28 +152,82 @@ def ranges(numbers: Iterable[int]) -> Ranges:
     return tuple(result)
 
 
-def _accept(judgement: Judgement, event: Candidate, *, is_fork: bool) -> Verdict:
-    if is_fork:
-        event = event._replace(flags=event.flags | FORKED)
-    judgement.stored.append(event)
-    digest_number = int.from_bytes(event.digest)
-    for currency, minor_units in (event.amounts or _NO_AMOUNTS).items():
-        day = (event.device_id, event.business_day, currency)
-        total = judgement.days.get(day)
-        if total is None:
-            total = judgement.days[day] = DayTotal()
-        total.event_count += 1
-        total.amount_minor += minor_units
-        total.digest_sum += digest_number
-    return Verdict(ACCEPTED, judgement.head + len(judgement.stored), event.flags)
+def _judge_keys(
+    judgement: Judgement, batch: Batch, holders: dict[str, Holder], position: int
+) -> tuple[Verdicts, list[int]]:
+    """The verdicts on a batch, without flags, and the places of the accepted events, which take
+    the positions after `position`. Whoever is accepted holds its key from then on."""
+    count = len(batch)
+    verdicts = Verdicts([ACCEPTED] * count, [0] * count, [0] * count, list(batch.refusals))
+    accepted: list[int] = []
+    for index, (key, digest, refusal) in enumerate(
+        zip(batch.keys, batch.digests, batch.refusals, strict=True)
+    ):
+        if refusal is not None:
+            verdicts.outcomes[index] = REJECTED
+            _note_rejected(judgement, batch, index, refusal)
+            continue
+        holder = holders.get(key)
+        if holder is None:
+            position += 1
+            holders[key] = (position, digest)
+            verdicts.positions[index] = position
+            accepted.append(index)
+            continue
+        verdicts.positions[index] = holder[0]
+        if holder[1] == digest:
+            verdicts.outcomes[index] = DUPLICATE
+        else:
+            verdicts.outcomes[index] = CONFLICT
+            verdicts.refusals[index] = _KEY_CONFLICT
+            judgement.quarantined.append(Quarantined(holder[0], batch, index))
+    return verdicts, accepted
 
 
-def _reject(judgement: Judgement, refusal: Refusal) -> Verdict:
-    if refusal.device_sequence:
-        judgement.rejected.append(refusal)
-    return Verdict(
-        Outcome.OUTCOME_REJECTED, refusal=(refusal.reason, refusal.field, refusal.description)
-    )
+def _note_rejected(judgement: Judgement, batch: Batch, index: int, refusal: Refusal) -> None:
+    if batch.sequences[index]:
+        judgement.rejected.append(
+            Rejected(batch.device.device_id, batch.epochs[index], batch.sequences[index], refusal)
+        )
+
+
+def _repeated(batch: Batch, used: Mapping[Outbox, set[int]]) -> list[int]:
+    """The places of the events whose numbers were presented before, each number from then on
+    being `used`."""
+    repeated = []
+    used_of = {epoch: used[batch.device.device_id, epoch] for epoch in set(batch.epochs) - {0}}
+    for index, (epoch, sequence) in enumerate(zip(batch.epochs, batch.sequences, strict=True)):
+        if sequence:
+            of_epoch = used_of[epoch]
+            if sequence in of_epoch:
+                repeated.append(index)
+            of_epoch.add(sequence)
+    return repeated
+
+
+def _with_forks_flagged(batch: Batch, repeated: Sequence[int]) -> Batch:
+    """Only accepted events are looked at later: a mere repeat is no fork."""
+    if not repeated:
+        return batch
+    flags = list(batch.flags)
+    for index in repeated:
+        flags[index] |= FORKED
+    return replace(batch, flags=flags)
+
+
+def _book(days: dict[Day, DayTotal], stored: Batch) -> None:
+    device_id = stored.device.device_id
+    for business_day, amounts, digest in zip(
+        stored.days, stored.amounts, stored.digests, strict=True
+    ):
+        for currency, minor_units in (amounts or _NO_AMOUNTS).items():
+            day = (device_id, business_day, currency)
+            total = days.get(day)
+            if total is None:
+                total = days[day] = DayTotal()
+            total.event_count += 1
+            total.amount_minor += minor_units
+            total.digest_sum += int.from_bytes(digest)
 
 
 def _members(seen: Ranges) -> set[int]:

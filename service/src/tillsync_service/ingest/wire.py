@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from tillsync.v1 import event_pb2
+from tillsync.v1.event_pb2 import Event
 from tillsync.v1.ingest_service_pb2 import (
     IngestRequest,
     IngestResponse,
@@ -14,25 +15,20 @@ from tillsync.v1.ingest_service_pb2 import (
 )
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import InvalidRequest
-from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import Candidate, Refusal, examine
 from tillsync_service.ingest.store import Receipt
-from tillsync_service.ingest.verdicts import Verdict
 
 # IngestStream answers a batch with the very fields of Ingest, under a name of its own.
 Response = TypeVar("Response", IngestResponse, IngestStreamResponse)
 
 
-def examined(
-    request: IngestRequest | IngestStreamRequest, device: Device, now: datetime
-) -> Sequence[Candidate | Refusal]:
-    """The batch, examined event by event. Raises InvalidRequest for an empty or oversize one."""
+def events_of(request: IngestRequest | IngestStreamRequest) -> Sequence[Event]:
+    """The batch's events. Raises InvalidRequest for an empty or oversize one."""
     events = request.events
     if not 0 < len(events) <= limits.MAX_BATCH_EVENTS:
         raise InvalidRequest(
             "events", f"A batch has 1 to {limits.MAX_BATCH_EVENTS:,} events, not {len(events):,}."
         )
-    return examine(events, device, now)
+    return events
 
 
 def fill(response: Response, receipt: Receipt, now: datetime) -> Response:
@@ -40,21 +36,16 @@ def fill(response: Response, receipt: Receipt, now: datetime) -> Response:
     response.history_id = receipt.history_id
     response.served_at.FromDatetime(now)
     add = response.verdicts.add
-    for verdict in receipt.verdicts:
-        if verdict.flags or verdict.refusal:
-            response.verdicts.append(_full_verdict(verdict))
-        else:
-            add(outcome=verdict.outcome, position=verdict.position)
+    verdicts = receipt.verdicts
+    for outcome, position, flags, refusal in zip(
+        verdicts.outcomes, verdicts.positions, verdicts.flags, verdicts.refusals, strict=True
+    ):
+        message = add(outcome=outcome, position=position)
+        if flags:
+            message.flags.extend(flags_of(flags))
+        if refusal:
+            message.refusal.reason, message.refusal.field, message.refusal.description = refusal
     return response
-
-
-def _full_verdict(verdict: Verdict) -> event_pb2.Verdict:
-    message = event_pb2.Verdict(
-        outcome=verdict.outcome, position=verdict.position, flags=flags_of(verdict.flags)
-    )
-    if verdict.refusal:
-        message.refusal.reason, message.refusal.field, message.refusal.description = verdict.refusal
-    return message
 
 
 @lru_cache(maxsize=256)
