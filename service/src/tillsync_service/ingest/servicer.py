@@ -1,16 +1,15 @@
 """IngestService: parse, submit, render."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 from grpc.aio import ServicerContext
 
 from tillsync.v1 import ingest_service_pb2 as pb
-from tillsync.v1.event_pb2 import Event
 from tillsync.v1.ingest_service_pb2_grpc import IngestServiceServicer
 from tillsync_service.foundation import identity, limits
-from tillsync_service.foundation.identity import Device
+from tillsync_service.foundation.streams import one_ahead
 from tillsync_service.ingest import wire
 from tillsync_service.ingest.examine import Batch, examine
 from tillsync_service.ingest.group_commit import GroupCommit
@@ -30,7 +29,7 @@ class IngestServicer(IngestServiceServicer):
         request: pb.IngestRequest,
         context: ServicerContext[pb.IngestRequest, pb.IngestResponse],
     ) -> pb.IngestResponse:
-        receipt = await self._store(request)
+        receipt = await self._store(await self._examined(request))
         return wire.fill(pb.IngestResponse(), receipt, self._clock())
 
     async def IngestStream(
@@ -38,19 +37,20 @@ class IngestServicer(IngestServiceServicer):
         request_iterator: AsyncIterator[pb.IngestStreamRequest],
         context: ServicerContext[pb.IngestStreamRequest, pb.IngestStreamResponse],
     ) -> AsyncIterator[pb.IngestStreamResponse]:
-        async for request in request_iterator:
-            receipt = await self._store(request)
+        # Only the examination runs ahead. A batch is stored after the one before it was, so that a
+        # device's events keep their order whatever happens in between.
+        batches = (await self._examined(request) async for request in request_iterator)
+        async for batch in one_ahead(batches):
+            receipt = await self._store(batch)
             yield wire.fill(pb.IngestStreamResponse(), receipt, self._clock())
 
-    async def _store(self, request: pb.IngestRequest | pb.IngestStreamRequest) -> Receipt:
-        device = identity.current_device()
-        batch = await self._examined(wire.events_of(request), device)
-        return await self._group_commit.submit(device.tenant_id, batch)
+    async def _store(self, batch: Batch) -> Receipt:
+        return await self._group_commit.submit(batch.device.tenant_id, batch)
 
-    async def _examined(self, events: Sequence[Event], device: Device) -> Batch:
+    async def _examined(self, request: pb.IngestRequest | pb.IngestStreamRequest) -> Batch:
         """One batch at a time, slice by slice: meanwhile a transaction holds a tenant's head row,
         and its next statement waits for this loop."""
-        now = self._clock()
+        events, device, now = wire.events_of(request), identity.current_device(), self._clock()
         parts: list[Batch] = []
         async with self._turn:
             for start in range(0, len(events), limits.EXAMINE_SLICE_EVENTS):
