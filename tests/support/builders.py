@@ -1,6 +1,7 @@
 """Builders: each makes a valid thing and hides what a test does not care about."""
 
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -12,7 +13,9 @@ from google.protobuf.any_pb2 import Any
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import Batch, examine
+from tillsync_service.ingest.batch import Batch
+from tillsync_service.ingest.examine import examine
+from tillsync_service.ingest.verdicts import Verdicts
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 BUSINESS_DAY = "2026-11-22"
@@ -65,23 +68,34 @@ def examined(device: Device, *events: Event) -> Batch:
     return examine(events, device, NOW)
 
 
+def rows(columns: Batch | Verdicts) -> list[SimpleNamespace]:
+    """Columns as rows, each named after its column: `keys` become a `key` each."""
+    named = {field.name: getattr(columns, field.name) for field in fields(columns)}
+    if isinstance(columns, Batch):
+        device = named.pop("device")
+        events = named.pop("events")
+        del named["totals"]
+        named |= {
+            "devices": [device] * len(columns),
+            "places": [events[place] for place in columns.places],
+            "amounts": json.loads(f"[{columns.amounts}]"),
+            "traceparents": columns.traceparents.replace('""', "").split(","),
+            **{
+                name: [None if item == "NULL" else int(item) for item in named[name].split(",")]
+                for name in ("seconds", "nanos", "offsets_ms")
+            },
+        }
+    singular = [_SINGULAR.get(name, name.removesuffix("s")) for name in named]
+    return [
+        SimpleNamespace(**dict(zip(singular, row, strict=True)))
+        for row in zip(*named.values(), strict=True)
+    ]
+
+
 _SINGULAR = {
+    "places": "event",
     "bodies": "body",
     "offsets_ms": "offset_ms",
     "flags": "flags",
     "amounts": "amounts",
-    "device": "device",
 }
-
-
-def rows(columns: object) -> list[SimpleNamespace]:
-    """Columns of one length (a Batch, Verdicts) as rows: `keys` become a `key` each."""
-    named = {
-        _SINGULAR.get(f.name, f.name.removesuffix("s")): getattr(columns, f.name)
-        for f in fields(columns)
-    }
-    device = named.pop("device", None)
-    return [
-        SimpleNamespace(device=device, **dict(zip(named, row, strict=True)))
-        for row in zip(*named.values(), strict=True)
-    ]

@@ -12,12 +12,8 @@ from support.builders import NOW, a_body, a_device, an_event, examined, rows
 from tillsync.v1.event_pb2 import Event, EventFlag
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import (
-    UNDECLARED_DAY,
-    Batch,
-    Refusal,
-    digest,
-)
+from tillsync_service.ingest.batch import Batch, Refusal
+from tillsync_service.ingest.examine import UNDECLARED_DAY, digest, examine
 from tillsync_service.ingest.wire import flags_of
 
 INT64_MAX = 2**63 - 1
@@ -274,11 +270,25 @@ def test_bad_events_are_refused_in_their_places():
 def test_a_batch_is_the_same_examined_whole_or_in_parts():
     """How the service divides its work changes nothing of what is stored."""
     device = a_device()
-    events = [an_event("" if n == 3 else f"k{n}", number=n + 1) for n in range(6)]
-    whole = examined(device, *events)
+    events = [
+        an_event("" if n == 3 else f"k{n}", number=n + 1, receipt=str(n), amounts=[("USD", n)] * n)
+        for n in range(6)
+    ]
+    whole = examine(events, device, NOW)
 
-    joined = Batch.joined([examined(device, *events[:4]), examined(device, *events[4:])])
+    parts = [examine(events, device, NOW, places) for places in (range(4), range(4, 6))]
 
-    assert joined == whole
+    assert Batch.joined(parts) == whole
     assert Batch.joined([whole.part(0, 2), whole.part(2, 6)]) == whole
-    assert rows(whole.only([1, 4])) == [rows(whole)[1], rows(whole)[4]]
+
+
+def test_a_selection_of_a_batch_is_as_if_only_these_had_come():
+    """When some of a till's sales are stored and others are not, the books count just those."""
+    device = a_device()
+    events = [an_event(number=n + 1, amounts=[("USD", n), ("EUR", 1)][: n % 3]) for n in range(6)]
+
+    chosen = examine(events, device, NOW).only([1, 2, 5])
+
+    alone = examine([events[1], events[2], events[5]], device, NOW)
+    assert rows(chosen) == rows(alone)
+    assert chosen.totals == alone.totals

@@ -10,7 +10,7 @@ from support.polling import eventually
 from support.service import names
 from tillsync_service.foundation.db import DataRefused
 from tillsync_service.foundation.errors import Overloaded, Unavailable
-from tillsync_service.ingest.examine import Batch
+from tillsync_service.ingest.batch import Batch
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.store import Receipt
 from tillsync_service.ingest.verdicts import ACCEPTED, REJECTED, Verdicts

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.builders import a_device, an_event, examined, rows
 from support.service import names
 from tillsync.v1.event_pb2 import EventFlag
-from tillsync_service.ingest.examine import Batch
+from tillsync_service.ingest.batch import Batch
 from tillsync_service.ingest.verdicts import Judgement, judge, presented, ranges
 
 TILLS = [a_device() for _ in range(2)]
@@ -90,13 +90,14 @@ class Tenant:
         for outbox, news in found.progress.items():
             numbers = self.numbers.setdefault(outbox, set())
             numbers.update(n for first, end in news for n in range(first, end))
-        for (device_id, _, currency), total in found.days.items():
-            count, money, digests = self.days.get((device_id, currency), (0, 0, 0))
-            self.days[device_id, currency] = (
-                count + total.event_count,
-                money + total.amount_minor,
-                (digests + total.digest_sum) % 2**128,
-            )
+        for device_id, totals in found.days.items():
+            for (_, currency), total in totals.items():
+                count, money, digests = self.days.get((device_id, currency), (0, 0, 0))
+                self.days[device_id, currency] = (
+                    count + total.event_count,
+                    money + total.amount_minor,
+                    (digests + total.digest_sum) % 2**128,
+                )
         for held_position, batch, index in found.quarantined:
             assert self.holders[batch.keys[index]][0] == held_position
             self.quarantined.add((batch.keys[index], batch.digests[index]))

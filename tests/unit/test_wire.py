@@ -12,7 +12,7 @@ from tillsync.v1.ingest_service_pb2 import (
 )
 from tillsync_service.foundation.errors import InvalidRequest
 from tillsync_service.ingest import wire
-from tillsync_service.ingest.examine import Refusal
+from tillsync_service.ingest.batch import Refusal
 from tillsync_service.ingest.store import Receipt
 from tillsync_service.ingest.verdicts import Verdicts
 

@@ -6,23 +6,22 @@ what Postgres or the limits cannot hold becomes a Refusal.
 
 import re
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, fields
 from datetime import date, datetime
 from functools import lru_cache
 from hashlib import sha256
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync.v1.event_pb2 import Amount, Event, EventFlag
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import reason_name
 from tillsync_service.foundation.identity import Device
+from tillsync_service.ingest.batch import Batch, Refusal, array_items, json_items, totals_of
+
+T = TypeVar("T")
 
 # The business day of an event that declares none.
 UNDECLARED_DAY = "-infinity"
-# ISO 4217's code for "no currency": where an event without amounts is counted.
-NO_CURRENCY = "XXX"
 
 DIGEST_BYTES = 16
 
@@ -46,69 +45,6 @@ _DAY_UNDECLARED = 1 << EventFlag.EVENT_FLAG_DAY_UNDECLARED
 FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
 
 
-class Refusal(NamedTuple):
-    """Why an event is not part of the history: see Refusal in event.proto."""
-
-    reason: str
-    field: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one device sent in one call, examined: a column for each thing to know of the events,
-    an entry for each event, in their order. Columns and not rows, because a few Python objects
-    for each event would cost more than everything else that is done with it.
-
-    `seconds` count from 1970 UTC, None where no time can be stored; `days` are ISO dates or
-    UNDECLARED_DAY; `flags` are sets of bits; `amounts` map currency to minor units. A refused
-    event keeps its place, its number if that can be stored (else 0), and its refusal; its other
-    entries are as they came.
-    """
-
-    device: Device
-    events: Sequence[Event]
-    refusals: list[Refusal | None]
-    keys: list[str]
-    digests: list[bytes]
-    epochs: list[int]
-    sequences: list[int]
-    seconds: list[int | None]
-    nanos: list[int]
-    days: list[str]
-    offsets_ms: list[int | None]
-    flags: list[int]
-    types: list[str]
-    bodies: list[bytes]
-    amounts: list[dict[str, int]]
-    traceparents: list[str]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def part(self, start: int, stop: int) -> "Batch":
-        """The events from `start` up to `stop`."""
-        return self._of_each_column(lambda column: column[start:stop])
-
-    def only(self, indices: Sequence[int]) -> "Batch":
-        """The events at these places."""
-        if len(indices) == len(self):
-            return self
-        return self._of_each_column(lambda column: [column[index] for index in indices])
-
-    @staticmethod
-    def joined(parts: Sequence["Batch"]) -> "Batch":
-        """The events of all parts, which are at least one and of one device."""
-        columns = ([getattr(part, name) for part in parts] for name in _COLUMNS)
-        return Batch(parts[0].device, *(list(chain.from_iterable(column)) for column in columns))
-
-    def _of_each_column(self, choose: Callable[[Sequence[Any]], Any]) -> "Batch":
-        return Batch(self.device, *(choose(getattr(self, name)) for name in _COLUMNS))
-
-
-_COLUMNS = tuple(column.name for column in fields(Batch) if column.name != "device")
-
-
 def digest(type_url: str, body: bytes) -> bytes:
     """What two events with one key are compared by: 16 bytes."""
     return sha256(_digest_prefix(type_url) + body).digest()[:DIGEST_BYTES]
@@ -119,18 +55,23 @@ def _digest_prefix(type_url: str) -> bytes:
     return type_url.encode() + b"\0"
 
 
-def examine(events: Sequence[Event], device: Device, now: datetime) -> Batch:
-    """The events as they will be stored, and why some cannot be. `now` is the service's clock."""
-    events = list(events)  # protobuf's own container looks each one up again at every pass
-    keys = [event.key for event in events]
-    packed = [event.body for event in events]
-    types = [body.type_url for body in packed]
+def examine(
+    events: Sequence[Event], device: Device, now: datetime, places: range | None = None
+) -> Batch:
+    """The events at `places` (all of them, without) as they will be stored, and why some cannot
+    be. `now` is the service's clock."""
+    places = range(len(events)) if places is None else places
+    chosen = events[places.start : places.stop]
+    keys = [event.key for event in chosen]
+    packed = [event.body for event in chosen]
+    types = _shared([body.type_url for body in packed])
     bodies = [body.value for body in packed]
-    epochs = [event.outbox_epoch for event in events]
-    sequences = [event.device_sequence for event in events]
-    days = [event.business_day for event in events]
-    entries = [event.amounts for event in events]
+    epochs = _shared([event.outbox_epoch for event in chosen])
+    sequences = [event.device_sequence for event in chosen]
+    days = _shared([event.business_day for event in chosen])
+    entries = [event.amounts for event in chosen]
     amounts = list(map(_sums, entries))
+    digests = list(map(digest, types, bodies))
 
     refused = _Refused()
     # Where each event has a value of its own, the column is looked at as a whole first.
@@ -154,31 +95,43 @@ def examine(events: Sequence[Event], device: Device, now: datetime) -> Batch:
             list(map(tuple, amounts)),
         )
 
-    seconds, nanos, flags = _clocks(events, now)
+    seconds, nanos, flags = _clocks(chosen, now)
     if device.suspect:
         flags = [bits | _SUSPECT for bits in flags]
     if "" in days:
         flags = [
             bits if day else bits | _DAY_UNDECLARED for bits, day in zip(flags, days, strict=True)
         ]
+        days = [day or UNDECLARED_DAY for day in days]
+    offsets_ms = [
+        event.clock_offset_ms if event.HasField("clock_offset_ms") else None for event in chosen
+    ]
     return Batch(
         device,
         events,
+        list(places),
         refused.column(len(keys)),
         keys,
-        list(map(digest, types, bodies)),
+        digests,
         epochs,
         sequences,
-        seconds,
-        nanos,
-        [day or UNDECLARED_DAY for day in days],
-        [event.clock_offset_ms if event.HasField("clock_offset_ms") else None for event in events],
+        days,
         flags,
         types,
         bodies,
-        amounts,
-        _traceparents([event.traceparent for event in events]),
+        array_items(seconds),
+        array_items(nanos),
+        array_items(offsets_ms),
+        _traceparents([event.traceparent for event in chosen]),
+        json_items(amounts),
+        totals_of(days, amounts, digests),
     )
+
+
+def _shared(values: list[T]) -> list[T]:
+    """The same values, equal ones as one object: protobuf makes a new one at each look."""
+    one_of = {value: value for value in values}
+    return [one_of[value] for value in values]
 
 
 class _Refused(dict[int, str]):
@@ -283,11 +236,11 @@ def _clocks(
     return seconds, nanos, flags
 
 
-def _traceparents(texts: Sequence[str]) -> list[str]:
+def _traceparents(texts: Sequence[str]) -> str:
     # Only a help for tracing: one that cannot be right is not worth a sale.
     kept = {
         text: text
         for text in set(texts)
         if len(text) <= limits.MAX_TRACEPARENT_CHARACTERS and _TRACEPARENT.fullmatch(text)
     }
-    return [kept.get(text, "") for text in texts]
+    return ",".join([kept.get(text, '""') for text in texts])

@@ -19,7 +19,8 @@ import structlog
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import DataRefused
 from tillsync_service.foundation.errors import Overloaded, Unavailable
-from tillsync_service.ingest.examine import UNHOLDABLE, Batch
+from tillsync_service.ingest.batch import Batch
+from tillsync_service.ingest.examine import UNHOLDABLE
 from tillsync_service.ingest.store import Receipt
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,8 @@ from tillsync.v1.ingest_service_pb2_grpc import IngestServiceServicer
 from tillsync_service.foundation import identity, limits
 from tillsync_service.foundation.streams import one_ahead
 from tillsync_service.ingest import wire
-from tillsync_service.ingest.examine import Batch, examine
+from tillsync_service.ingest.batch import Batch
+from tillsync_service.ingest.examine import examine
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.store import Receipt
 
@@ -56,6 +57,6 @@ class IngestServicer(IngestServiceServicer):
             for start in range(0, len(events), limits.EXAMINE_SLICE_EVENTS):
                 if parts:
                     await asyncio.sleep(0)
-                part = events[start : start + limits.EXAMINE_SLICE_EVENTS]
-                parts.append(examine(part, device, now))
+                stop = min(start + limits.EXAMINE_SLICE_EVENTS, len(events))
+                parts.append(examine(events, device, now, range(start, stop)))
         return Batch.joined(parts)

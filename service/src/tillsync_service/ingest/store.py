@@ -1,6 +1,5 @@
 """The ingest transaction: lock the head, compare, judge, write, commit."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,9 +10,8 @@ from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation.db import Database, Row, Transaction, statements
 from tillsync_service.foundation.errors import NotFound
 from tillsync_service.foundation.identity import Device
-from tillsync_service.ingest.examine import Batch
+from tillsync_service.ingest.batch import Batch, array_items
 from tillsync_service.ingest.verdicts import (
-    DIGEST_MODULUS,
     Holder,
     Judgement,
     Outbox,
@@ -34,6 +32,7 @@ _LOCK_HEAD = (
     "SELECT FROM tillsync.tenant_head WHERE tenant_id = '{tenant}' AND stream = 'event' FOR UPDATE"
 )
 
+DIGEST_MODULUS = 2**128
 _BOOK_COLUMNS = 6
 _PROGRESS_COLUMNS = 3
 
@@ -148,19 +147,19 @@ def _event_columns(stored: Sequence[Batch]) -> list[Any]:
     return [
         _joined(batch.keys for batch in stored),
         _joined(batch.digests for batch in stored),
-        _texts([str(batch.device.store_id)] * len(batch) for batch in stored),
-        _texts([str(batch.device.device_id)] * len(batch) for batch in stored),
-        _numbers(batch.epochs for batch in stored),
-        _numbers(batch.sequences for batch in stored),
-        _numbers(batch.seconds for batch in stored),
-        _numbers(batch.nanos for batch in stored),
-        _texts(batch.days for batch in stored),
-        _numbers(batch.offsets_ms for batch in stored),
-        _numbers(batch.flags for batch in stored),
+        _array(",".join([str(batch.device.store_id)] * len(batch)) for batch in stored),
+        _array(",".join([str(batch.device.device_id)] * len(batch)) for batch in stored),
+        _array(array_items(batch.epochs) for batch in stored),
+        _array(array_items(batch.sequences) for batch in stored),
+        _array(batch.seconds for batch in stored),
+        _array(batch.nanos for batch in stored),
+        _array(",".join(batch.days) for batch in stored),
+        _array(batch.offsets_ms for batch in stored),
+        _array(array_items(batch.flags) for batch in stored),
         _joined(batch.types for batch in stored),
         _joined(batch.bodies for batch in stored),
-        json.dumps(_joined(batch.amounts for batch in stored)),
-        _texts([text or '""' for text in batch.traceparents] for batch in stored),
+        "[" + ",".join(batch.amounts for batch in stored) + "]",
+        _array(batch.traceparents for batch in stored),
     ]
 
 
@@ -168,24 +167,23 @@ def _joined(columns: Iterable[Iterable[T]]) -> list[T]:
     return list(chain.from_iterable(columns))
 
 
-# Whole columns as array literals: asyncpg takes several times as long to encode such an array, item
-# by item, as Postgres to parse its text.
-
-
-def _texts(columns: Iterable[Iterable[str]]) -> str:
-    """Texts that need no quoting, such as ids and dates."""
-    return "{" + ",".join(chain.from_iterable(columns)) + "}"
-
-
-def _numbers(columns: Iterable[Iterable[int | None]]) -> str:
-    """A list's own text is the literal, but for its brackets and its word for nothing."""
-    return "{" + repr(_joined(columns))[1:-1].replace("None", "NULL") + "}"
+def _array(items: Iterable[str]) -> str:
+    """Numbers, ids, dates and the like, which need no quoting, as one array literal: asyncpg takes
+    several times as long to encode an array of them, item by item, as Postgres to parse it."""
+    return "{" + ",".join(items) + "}"
 
 
 def _book_rows(judgement: Judgement) -> list[tuple[Any, ...]]:
     return [
-        (*day, total.event_count, str(total.amount_minor), str(total.digest_sum % DIGEST_MODULUS))
-        for day, total in judgement.days.items()
+        (
+            device_id,
+            *day_and_currency,
+            total.event_count,
+            str(total.amount_minor),
+            str(total.digest_sum % DIGEST_MODULUS),
+        )
+        for device_id, totals in judgement.days.items()
+        for day_and_currency, total in totals.items()
     ]
 
 
@@ -201,7 +199,7 @@ def _quarantine_row(quarantined: Quarantined) -> tuple[Any, ...]:
         held_position,
         batch.device.store_id,
         batch.device.device_id,
-        batch.events[place].SerializeToString(),
+        batch.events[batch.places[place]].SerializeToString(),
     )
 
 

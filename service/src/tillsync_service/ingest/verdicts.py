@@ -11,16 +11,12 @@ from uuid import UUID
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync.v1.event_pb2 import Outcome
 from tillsync_service.foundation.errors import reason_name
-from tillsync_service.ingest.examine import FORKED, NO_CURRENCY, Batch, Refusal
-
-DIGEST_MODULUS = 2**128
+from tillsync_service.ingest.batch import Batch, Refusal, Totals, add_totals
+from tillsync_service.ingest.examine import FORKED
 
 Outbox = tuple[UUID, int]  # device id, outbox epoch
 Ranges = tuple[tuple[int, int], ...]  # half-open [first, end), ascending, not touching
 Holder = tuple[int, bytes]  # position and digest of the event that holds a key
-Day = tuple[UUID, str, str]  # device id, business day, currency: one row of the books
-
-_NO_AMOUNTS = {NO_CURRENCY: 0}
 
 # Outcome's values are looked up by a slow __getattr__.
 ACCEPTED = Outcome.OUTCOME_ACCEPTED
@@ -54,15 +50,6 @@ class Verdicts:
         )
 
 
-@dataclass(slots=True)
-class DayTotal:
-    """What is added to a row of the books; digest_sum still to be taken modulo 2^128."""
-
-    event_count: int = 0
-    amount_minor: int = 0
-    digest_sum: int = 0
-
-
 class Quarantined(NamedTuple):
     """An event whose key another one holds, at `held_position`."""
 
@@ -91,7 +78,7 @@ class Judgement:
     quarantined: list[Quarantined] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     progress: dict[Outbox, Ranges] = field(default_factory=dict)
-    days: dict[Day, DayTotal] = field(default_factory=dict)
+    days: dict[UUID, Totals] = field(default_factory=dict)  # by device id
 
 
 def judge(
@@ -115,13 +102,14 @@ def judge(
     for batch in batches:
         verdicts, accepted = _judge_keys(judgement, batch, holders, position)
         position += len(accepted)
-        stored = _with_forks_flagged(batch, _repeated(batch, used)).only(accepted)
-        for index, flags in zip(accepted, stored.flags, strict=True):
-            verdicts.flags[index] = flags
         judgement.verdicts.append(verdicts)
+        repeated = _repeated(batch, used)
         if accepted:
+            stored = _with_forks_flagged(batch, repeated).only(accepted)
+            for index, flags in zip(accepted, stored.flags, strict=True):
+                verdicts.flags[index] = flags
             judgement.stored.append(stored)
-            _book(judgement.days, stored)
+            add_totals(judgement.days.setdefault(batch.device.device_id, {}), stored.totals)
     return judgement
 
 
@@ -213,21 +201,6 @@ def _with_forks_flagged(batch: Batch, repeated: Sequence[int]) -> Batch:
     for index in repeated:
         flags[index] |= FORKED
     return replace(batch, flags=flags)
-
-
-def _book(days: dict[Day, DayTotal], stored: Batch) -> None:
-    device_id = stored.device.device_id
-    for business_day, amounts, digest in zip(
-        stored.days, stored.amounts, stored.digests, strict=True
-    ):
-        for currency, minor_units in (amounts or _NO_AMOUNTS).items():
-            day = (device_id, business_day, currency)
-            total = days.get(day)
-            if total is None:
-                total = days[day] = DayTotal()
-            total.event_count += 1
-            total.amount_minor += minor_units
-            total.digest_sum += int.from_bytes(digest)
 
 
 def _members(seen: Ranges) -> set[int]:

@@ -1,0 +1,158 @@
+"""A batch of examined events, column by column. Pure."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
+
+from tillsync.v1.event_pb2 import Event
+from tillsync_service.foundation.identity import Device
+
+# ISO 4217's code for "no currency": where an event without amounts is counted.
+NO_CURRENCY = "XXX"
+
+
+class Refusal(NamedTuple):
+    """Why an event is not part of the history: see Refusal in event.proto."""
+
+    reason: str
+    field: str
+    description: str
+
+
+@dataclass(slots=True)
+class DayTotal:
+    """What events add to a row of the books; digest_sum still to be taken modulo 2^128."""
+
+    event_count: int = 0
+    amount_minor: int = 0
+    digest_sum: int = 0
+
+    def add(self, other: "DayTotal") -> None:
+        self.event_count += other.event_count
+        self.amount_minor += other.amount_minor
+        self.digest_sum += other.digest_sum
+
+
+Totals = dict[tuple[str, str], DayTotal]  # by business day and currency
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one device sent in one call, examined: a column for each thing to know of the events,
+    an entry for each event, in their order. Columns and not rows, and text where a column is only
+    written, because a dozen Python objects for each event would cost more than everything else
+    that is done with it.
+
+    `days` are ISO dates or UNDECLARED_DAY; `flags` are sets of bits. A refused event keeps its
+    place, its number if that can be stored (else 0), and its refusal; its other entries are as
+    they came.
+    """
+
+    device: Device
+    events: Sequence[Event]  # the call's, of which this batch has those at `places`
+    places: list[int]
+    refusals: list[Refusal | None]
+    keys: list[str]
+    digests: list[bytes]
+    epochs: list[int]
+    sequences: list[int]
+    days: list[str]
+    flags: list[int]
+    types: list[str]
+    bodies: list[bytes]
+    # Items of a Postgres array, between commas. The time is NULL where none can be stored.
+    seconds: str
+    nanos: str
+    offsets_ms: str
+    traceparents: str
+    # Items of a JSON array: for each event an object of currency and minor units.
+    amounts: str
+    totals: Totals  # of all events, refused ones too: `only` gives those of a selection
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The events from `start` up to `stop`."""
+        return self.only(range(start, stop))
+
+    def only(self, indices: Sequence[int]) -> "Batch":
+        """The events at these places of this batch, ascending."""
+        if len(indices) == len(self):
+            return self
+        columns: dict[str, Any] = {
+            name: [getattr(self, name)[index] for index in indices] for name in _LISTS
+        }
+        for name in _TEXTS:
+            items = getattr(self, name).split(",")
+            columns[name] = ",".join([items[index] for index in indices])
+        every = json.loads(f"[{self.amounts}]")
+        amounts = [every[index] for index in indices]
+        totals = totals_of(columns["days"], amounts, columns["digests"])
+        return replace(self, **columns, amounts=json_items(amounts), totals=totals)
+
+    @staticmethod
+    def joined(parts: Sequence["Batch"]) -> "Batch":
+        """The events of all parts, which are at least one and of one call."""
+        if len(parts) == 1:
+            return parts[0]
+        lists: dict[str, Any] = {
+            name: list(chain.from_iterable([getattr(part, name) for part in parts]))
+            for name in _LISTS
+        }
+        texts: dict[str, Any] = {
+            name: ",".join([getattr(part, name) for part in parts]) for name in (*_TEXTS, "amounts")
+        }
+        totals: Totals = {}
+        for part in parts:
+            add_totals(totals, part.totals)
+        return replace(parts[0], **lists, **texts, totals=totals)
+
+
+_LISTS = (
+    "places",
+    "refusals",
+    "keys",
+    "digests",
+    "epochs",
+    "sequences",
+    "days",
+    "flags",
+    "types",
+    "bodies",
+)
+_TEXTS = ("seconds", "nanos", "offsets_ms", "traceparents")
+
+
+def add_totals(to: Totals, totals: Totals) -> None:
+    """Adds `totals` up in `to`."""
+    for day, total in totals.items():
+        to.setdefault(day, DayTotal()).add(total)
+
+
+def totals_of(
+    days: Sequence[str], amounts: Sequence[dict[str, int]], digests: Sequence[bytes]
+) -> Totals:
+    """What events of these days, amounts and digests add to the books."""
+    totals: Totals = {}
+    for business_day, of_event, digest_ in zip(days, amounts, digests, strict=True):
+        for currency, minor_units in (of_event or {NO_CURRENCY: 0}).items():
+            total = totals.get((business_day, currency))
+            if total is None:
+                total = totals[business_day, currency] = DayTotal()
+            total.event_count += 1
+            total.amount_minor += minor_units
+            total.digest_sum += int.from_bytes(digest_)
+    return totals
+
+
+def array_items(numbers: list[int] | list[int | None]) -> str:
+    """The items of a Postgres array: a list's own text, but for its word for nothing."""
+    return repr(numbers)[1:-1].replace(" ", "").replace("None", "NULL")
+
+
+def json_items(values: Sequence[object]) -> str:
+    """The items of a JSON array."""
+    return json.dumps(values, separators=(",", ":"))[1:-1]
