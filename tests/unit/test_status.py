@@ -71,6 +71,20 @@ def test_a_busy_till_that_gets_answers_is_not_stalled():
     assert problems(waiting_since(600), note) == []
 
 
+def test_the_watchdog_sees_past_a_clock_that_was_set_back():
+    """The till's clock was a year ahead and somebody set it right: sales that wait are still called
+    stalled, and not only when the year is over."""
+    in_a_year = NOW + timedelta(days=365)
+    note = AgentNote(link="open", last_acknowledged_at=in_a_year.isoformat())
+
+    (new_sales,) = problems(waiting_since(10), note)
+    (old_sales,) = problems(replace(IDLE, waiting=4, oldest_waiting_at=in_a_year), note)
+
+    assert "nothing was acknowledged for 10 minutes" in new_sales
+    assert "nothing was acknowledged since this device's clock was set back" in old_sales
+    assert problems(waiting_since(-1), note) == []  # clocks are put right by seconds all the time
+
+
 def test_no_agent_is_the_first_thing_to_say():
     """Sales wait because nobody started the agent."""
     assert "no agent is running" in problems(waiting_since(1), running=False)[0]
@@ -80,10 +94,14 @@ def test_a_wrong_clock_is_said_in_days():
     """The till's battery died and its clock is a year behind."""
     year_ms = 365 * 86_400_000
 
-    assert problems(offset_ms=year_ms) == [
-        "this device's clock is 365 days behind the service's; no sale is refused for it"
-    ]
-    assert "ahead of" in problems(offset_ms=-year_ms)[0]
+    (problem,) = problems(offset_ms=year_ms)
+
+    assert problem == (
+        "at the last contact this device's clock was 365 days behind the service's: set it right; "
+        "no sale is refused for it"
+    )
+    assert "365 days ahead of" in problems(offset_ms=-year_ms)[0]
+    assert "25 years behind" in problems(offset_ms=25 * year_ms)[0]
     assert problems(offset_ms=1_500) == []
 
 

@@ -99,24 +99,28 @@ def stalled(
         return ""
     if not agent_running:
         return f"{summary.waiting} events wait and no agent is running: `tillsync-agent run`"
-    since = _latest(summary.oldest_waiting_at, _moment(note.last_acknowledged_at))
-    quiet = now - since if since else timedelta(0)
-    if quiet.total_seconds() < settings.stalled_after_seconds:
+    since = _latest_until(now, summary.oldest_waiting_at, _moment(note.last_acknowledged_at))
+    if since and (now - since).total_seconds() < settings.stalled_after_seconds:
         return ""
+    quiet = f"for {_span(now - since)}" if since else "since this device's clock was set back"
     up = "the link is up, but" if note.link == "closed" else "the service is not answering:"
     why = note.last_error or summary.held_error or "no error was seen"
-    return (
-        f"{summary.waiting} events wait and {up} nothing was acknowledged for {_span(quiet)}: {why}"
-    )
+    return f"{summary.waiting} events wait and {up} nothing was acknowledged {quiet}: {why}"
 
 
 def clock_sentence(offset_ms: int | None) -> str:
-    """A clock that differs from the service's enough to be worth saying."""
+    """A clock that differed from the service's by enough to be worth saying.
+
+    In the past tense: a clock that was set right since then is compared again with the next sale.
+    """
     if offset_ms is None or abs(offset_ms) < OFFSET_WORTH_SAYING_SECONDS * 1000:
         return ""
     side = "behind" if offset_ms > 0 else "ahead of"
     span = _span(timedelta(milliseconds=abs(offset_ms)))
-    return f"this device's clock is {span} {side} the service's; no sale is refused for it"
+    return (
+        f"at the last contact this device's clock was {span} {side} the service's: set it right; "
+        "no sale is refused for it"
+    )
 
 
 def lines(status: Status) -> list[tuple[str, str]]:
@@ -177,14 +181,17 @@ def _moment(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _latest(*moments: datetime | None) -> datetime | None:
-    return max((moment for moment in moments if moment), default=None)
+def _latest_until(now: datetime, *moments: datetime | None) -> datetime | None:
+    """The latest moment that is not still to come: such a one was noted before the clock was set
+    back, and would keep the watchdog silent until the clock gets there again."""
+    soon = now + timedelta(seconds=OFFSET_WORTH_SAYING_SECONDS)
+    return max((moment for moment in moments if moment and moment < soon), default=None)
 
 
 def _span(span: timedelta) -> str:
     """A length of time as a person says it: the largest unit of which there are two."""
     seconds = span.total_seconds()
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+    for unit, size in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} seconds"
