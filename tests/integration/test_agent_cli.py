@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import signal
 import struct
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -13,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from support.agentshell import Shell
 from support.scripted_service import DEVICE_ID, STORE_ID, ScriptedService, fails
 from support.till import until
 from tillsync.v1 import event_pb2, retail_pb2
 
-PROGRAM = [sys.executable, "-c", "from tillsync_agent.cli import main; main()"]
 SALE = b'{"receiptNumber": "1", "currency": "USD", "totalMinor": 1250}'
 
 
@@ -25,32 +23,6 @@ SALE = b'{"receiptNumber": "1", "currency": "USD", "totalMinor": 1250}'
 async def service():
     async with ScriptedService() as running:
         yield running
-
-
-class Shell:
-    """Runs tillsync-agent for one state folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = {n: v for n, v in os.environ.items() if not n.startswith("TILLSYNC_")}
-        self.env["TILLSYNC_AGENT_STATE_DIR"] = str(folder)
-        self.env |= {"TILLSYNC_AGENT_MAX_WAIT_SECONDS": "0.2"}
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *PROGRAM,
-            *arguments,
-            env=self.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    async def __call__(self, *arguments: str, given: bytes = b"") -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(given), 60)
-        return process.returncode, out.decode(), err.decode()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A till whose clock is wrong by a year and more, with a real service on a real PostgreSQL."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.agentshell import Shell
 from support.fleet import fleet_served
 from support.polling import eventually
 from tillsync.v1.event_pb2 import EventFlag
@@ -25,33 +25,18 @@ TO_2001 = timedelta(seconds=datetime(2001, 1, 1, tzinfo=UTC).timestamp() - time.
 IMPLAUSIBLE = 1 << EventFlag.EVENT_FLAG_CLOCK_IMPLAUSIBLE
 
 
-class WrongTill:
-    """A device with the real command line, and a clock that anybody can set."""
+class WrongTill(Shell):
+    """A device whose clock anybody can set."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "state"
         self._shift_file = folder / "shift"
-        self._shift_file.write_text("0")
-        self._env = {n: v for n, v in os.environ.items() if not n.startswith("TILLSYNC_")}
-        self._env["TILLSYNC_AGENT_STATE_DIR"] = str(self.folder)
+        super().__init__(folder / "state", (sys.executable, str(PROGRAM), str(self._shift_file)))
+        self.set_clock(NOW)
 
     def set_clock(self, ahead: timedelta) -> None:
         aside = self._shift_file.with_suffix(".new")
         aside.write_text(str(int(ahead.total_seconds())))
         aside.replace(self._shift_file)
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        program = (sys.executable, str(PROGRAM), str(self._shift_file))
-        return await asyncio.create_subprocess_exec(
-            *program, *arguments, env=self._env, stdin=pipe, stdout=pipe, stderr=pipe
-        )
-
-    async def __call__(self, *arguments: str, given: bytes = b"") -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(given), 60)
-        return process.returncode, out.decode(), err.decode()
 
     @asynccontextmanager
     async def running_agent(self) -> AsyncIterator[None]:

@@ -88,7 +88,11 @@ class Agent:
 
     async def __aenter__(self) -> Self:
         if not self._settings.service:
-            raise NotEnrolled("this device is not enrolled: run `tillsync-agent enroll` first")
+            raise NotEnrolled(
+                f"this device is not enrolled: {self._settings.state_dir} holds no identity; run "
+                "`tillsync-agent enroll` first, or name another state folder with --state-dir or "
+                "TILLSYNC_AGENT_STATE_DIR"
+            )
         with ExitStack() as resources:
             self._outbox = self._given or resources.enter_context(
                 Outbox.open(self._settings.outbox_path)

@@ -38,6 +38,7 @@ from tillsync_agent.errors import (
     OutboxUnavailable,
 )
 from tillsync_agent.export import write_export
+from tillsync_agent.files import unusable
 from tillsync_agent.outbox import Outbox
 from tillsync_agent.progress import shown_progress
 from tillsync_agent.refresh_secret import RefreshSecret
@@ -60,19 +61,23 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except (AgentError, OSError) as error:
-            _fail(error)
+        except AgentError as error:
+            _fail(error, str(error))
+        except OSError as error:
+            folder = config.state_folder(ctx.obj)
+            ours = error.filename and Path(error.filename).parent == folder
+            _fail(error, unusable(folder, error) if ours else str(error))
 
 
-def _fail(error: Exception) -> NoReturn:
-    click.echo(f"tillsync-agent: {error}", err=True)
+def _fail(error: Exception, words: str) -> NoReturn:
+    click.echo(f"tillsync-agent: {words}", err=True)
     sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
 
 
 @click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Where the agent keeps outbox and identity. Also TILLSYNC_AGENT_STATE_DIR.",
 )
 @click.version_option(package_name="tillsync-agent")
@@ -292,7 +297,10 @@ def export(state_dir: Path | None, file: Path) -> None:
 def _existing(settings: Settings) -> Iterator[Outbox]:
     """The outbox, if there is one: a question must not create what it asks about."""
     if not settings.outbox_path.exists():
-        raise OutboxUnavailable(f"nothing was ever recorded here: no {settings.outbox_path}")
+        raise OutboxUnavailable(
+            f"nothing was ever recorded here: no {settings.outbox_path}; is the state folder right "
+            "(--state-dir, TILLSYNC_AGENT_STATE_DIR)?"
+        )
     with Outbox.open(settings.outbox_path, ballast_bytes=0) as outbox:
         yield outbox
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tillsync_agent.errors import SettingInvalid
-from tillsync_agent.files import write_private
+from tillsync_agent.files import unusable, write_private
 from tillsync_agent.outbox import default_path
 
 ENV_PREFIX = "TILLSYNC_AGENT_"
@@ -85,7 +85,7 @@ def load(
 ) -> Settings:
     """The settings from all their places; `given` values that are None count as not given."""
     environ = os.environ if environ is None else environ
-    folder = Path(state_dir or environ.get(f"{ENV_PREFIX}STATE_DIR") or default_state_dir())
+    folder = state_folder(state_dir, environ)
     values = _from_file(folder / "agent.json") | _from_environment(environ)
     values |= {name: (value, name) for name, value in given.items() if value is not None}
     return Settings(folder, **{n: _checked(n, v, where) for n, (v, where) in values.items()})
@@ -98,9 +98,10 @@ def save(settings: Settings) -> None:
     write_private(settings.state_dir / "agent.json", json.dumps(changed, indent=2).encode())
 
 
-def default_state_dir() -> Path:
-    """Where an agent keeps its state when nobody says otherwise."""
-    return default_path().parent
+def state_folder(given: Path | str | None, environ: Mapping[str, str] | None = None) -> Path:
+    """Where an agent keeps its state: as it was told, or its place in this user's data folder."""
+    environ = os.environ if environ is None else environ
+    return Path(given or environ.get(f"{ENV_PREFIX}STATE_DIR") or default_path().parent)
 
 
 def _from_file(path: Path) -> dict[str, tuple[object, str]]:
@@ -108,7 +109,9 @@ def _from_file(path: Path) -> dict[str, tuple[object, str]]:
         held = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise SettingInvalid(unusable(path.parent, error)) from None
+    except ValueError as error:
         raise SettingInvalid(f"{path} cannot be read: {error}") from None
     if not isinstance(held, dict):
         raise SettingInvalid(f"{path} must hold one JSON object")

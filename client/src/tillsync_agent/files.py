@@ -1,4 +1,5 @@
-"""Small files that must be whole after a power cut and readable by their owner only."""
+"""Small files that must be whole after a power cut and readable by their owner only, and what to
+say about a folder where none can be."""
 
 import os
 from contextlib import suppress
@@ -20,6 +21,16 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def unusable(folder: Path, error: OSError) -> str:
+    """One line for the person who can help: which folder, why, and what to do."""
+    where = f": {error.filename}" if error.filename else ""
+    return (
+        f"the state folder {folder} cannot be opened ({error.strerror or error}{where}): let "
+        "this account read and write there, or name another one with --state-dir or "
+        "TILLSYNC_AGENT_STATE_DIR"
+    )
 
 
 def sync_folder(folder: Path) -> None:

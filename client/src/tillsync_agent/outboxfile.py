@@ -20,6 +20,7 @@ from typing import TypeVar
 from tillsync_agent import filelock
 from tillsync_agent.ballast import Ballast
 from tillsync_agent.errors import JoinRefused, OutboxBusy, OutboxFull, OutboxUnavailable
+from tillsync_agent.files import unusable
 from tillsync_agent.storage import (
     PAGE_BYTES,
     WAL_LIMIT_PAGES,
@@ -192,7 +193,9 @@ class OutboxFile:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise OutboxFull(full_message(self.path)) from error
-            raise OutboxUnavailable(f"{self.path} cannot be opened: {error}") from error
+            if self.joined:
+                raise OutboxUnavailable(f"{self.path} cannot be opened: {error}") from error
+            raise OutboxUnavailable(unusable(self.path.parent, error)) from error
 
     def _connect(self) -> Connection:
         with self._setup():

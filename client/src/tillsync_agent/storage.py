@@ -174,7 +174,14 @@ def as_ours(error: sqlite3.Error, path: Path) -> OutboxUnavailable:
         return OutboxFull(full_message(path))
     if trouble is Trouble.BUSY:
         return OutboxBusy(f"{path} was held by another program for too long; try again ({error})")
-    return OutboxUnavailable(f"{path} cannot be used: {error}")
+    hint = "; let this account write it, and in its folder" if _is_refused(error) else ""
+    return OutboxUnavailable(f"{path} cannot be used: {error}{hint}")
+
+
+def _is_refused(error: sqlite3.Error) -> bool:
+    """Whether the operating system does not let this account at the file."""
+    refused = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in refused
 
 
 def full_message(path: Path) -> str:
