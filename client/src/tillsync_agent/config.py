@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tillsync_agent.errors import SettingInvalid
-from tillsync_agent.files import unusable, write_private
+from tillsync_agent.files import unusable, write_shared
 from tillsync_agent.outbox import default_path
 
 ENV_PREFIX = "TILLSYNC_AGENT_"
@@ -95,7 +95,7 @@ def save(settings: Settings) -> None:
     """Writes agent.json: the identity, and every setting that differs from its default."""
     values = {name: getattr(settings, name) for name in _DEFAULTS}
     changed = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
-    write_private(settings.state_dir / "agent.json", json.dumps(changed, indent=2).encode())
+    write_shared(settings.state_dir / "agent.json", json.dumps(changed, indent=2).encode())
 
 
 def state_folder(given: Path | str | None, environ: Mapping[str, str] | None = None) -> Path:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tillsync_agent import files
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -35,7 +37,8 @@ def held(
     The file stays: removing it would let a third party lock another file of the same name.
     """
     deadline = clock() + wait_seconds
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    files.create(path)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         while not (ours := _locked(descriptor)) and clock() < deadline:
             time.sleep(POLL_SECONDS)

@@ -3,8 +3,8 @@
 An own file that is found torn or foreign is set aside, with its log, and selling goes on in a new
 one. A joined file is never renamed.
 
-Nothing here opens the database file by other means than SQLite: closing any other descriptor of
-it would drop the locks of every connection in this process (a trait of POSIX locks).
+Nothing here opens a database file that is there by other means than SQLite: closing any other
+descriptor of it would drop the locks of every connection in this process (a trait of POSIX locks).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import TypeVar
 from tillsync_agent import filelock
 from tillsync_agent.ballast import Ballast
 from tillsync_agent.errors import JoinRefused, OutboxBusy, OutboxFull, OutboxUnavailable
-from tillsync_agent.files import unusable
+from tillsync_agent.files import create, unusable
 from tillsync_agent.storage import (
     PAGE_BYTES,
     WAL_LIMIT_PAGES,
@@ -191,11 +191,14 @@ class OutboxFile:
                     raise OutboxBusy(f"{self.path} is being opened by another program")
                 yield
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise OutboxFull(full_message(self.path)) from error
-            if self.joined:
-                raise OutboxUnavailable(f"{self.path} cannot be opened: {error}") from error
-            raise OutboxUnavailable(unusable(self.path.parent, error)) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OutboxUnavailable:
+        if error.errno == errno.ENOSPC:
+            return OutboxFull(full_message(self.path))
+        if self.joined:
+            return OutboxUnavailable(f"{self.path} cannot be opened: {error}")
+        return OutboxUnavailable(unusable(self.path.parent, error))
 
     def _connect(self) -> Connection:
         with self._setup():
@@ -212,6 +215,8 @@ class OutboxFile:
             return self._prepared()
 
     def _prepared(self) -> Connection:
+        if not self.joined:
+            self._create()
         timeout = self._busy_timeout_seconds
         connection = connect(self.path, joined=self.joined, busy_timeout_seconds=timeout)
         if self.ballast.size_bytes:
@@ -223,6 +228,13 @@ class OutboxFile:
         self._identity = _identity(self.path)
         self.ballast.fill()
         return connection
+
+    def _create(self) -> None:
+        """With the right mode, which SQLite then gives to the log as well."""
+        try:
+            create(self.path)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def _set_aside(self, reason: str) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
