@@ -137,6 +137,69 @@ async def test_a_half_open_link_is_noticed_while_a_batch_waits(till, service, ne
     assert len(service.stored) == 4
 
 
+@pytest.fixture
+def impatient_connects(monkeypatch):
+    """A try to connect may take a twentieth of its time; the other settings stay as they are."""
+    options = {**dict(link._CHANNEL_OPTIONS)}
+    options["grpc.min_reconnect_backoff_ms"] //= 20
+    monkeypatch.setattr(link, "_CHANNEL_OPTIONS", tuple(options.items()))
+
+
+@pytest.fixture
+async def silent_server():
+    """Takes every connection and never says a word, as a program that hangs does. Gives its port,
+    and how many connections there are."""
+    open_now = []
+
+    async def say_nothing(reader, writer):
+        open_now.append(writer)
+        try:
+            while await reader.read(65_536):
+                pass
+        finally:
+            open_now.remove(writer)
+            writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], open_now
+
+
+@pytest.mark.usefixtures("impatient_connects")
+async def test_a_server_that_takes_the_connection_and_stays_silent_is_let_go(
+    till, service, network, silent_server
+):
+    """Head office's service hangs: it takes the shopkeeper's connection and never says a word. The
+    till hangs up by itself, and when the service is back the sale arrives by itself too."""
+    silent_port, open_now = silent_server
+    network.retarget("127.0.0.1", silent_port)
+    keys = till.record()
+
+    async with till.agent() as agent:
+        await until(lambda: network.connections >= 2 and till.note.failures_in_a_row >= 2)
+        assert till.waiting == 1
+        network.retarget("127.0.0.1", service.port)
+        left = await agent.drain(20)
+        await until(lambda: not open_now)
+
+    assert left.waiting == 0
+    assert list(service.stored) == keys
+
+
+async def test_a_service_that_gives_no_token_for_ever_is_let_go(till, service, monkeypatch):
+    """Head office takes the question for a token and never answers it: the shopkeeper's till asks
+    again after a while, and the sale arrives."""
+    monkeypatch.setattr(link, "UNARY_TIMEOUT_SECONDS", 0.3)
+    service.token_hangs = 2
+    keys = till.record()
+
+    await till.drained()
+
+    assert list(service.stored) == keys
+    assert service.token_hangs == 0
+    assert "DEADLINE_EXCEEDED" in till.note.last_error
+
+
 async def test_a_slow_line_gets_the_sales_through(till, service, network):
     """A satellite line with long delays: slow, and nothing fails."""
     network.delay(0.1)

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from support.scripted_service import (
+    DEVICE_ID,
     ScriptedService,
     changed,
     fails,
@@ -16,9 +17,16 @@ from support.scripted_service import (
 )
 from support.till import SECRET, Till, until
 from tillsync.v1 import event_pb2
+from tillsync_agent import link
 from tillsync_agent.agent import Agent
-from tillsync_agent.errors import AddressUnusable, NotEnrolled, OutboxBusy, OutboxInUse
-from tillsync_agent.refresh_secret import RefreshSecret
+from tillsync_agent.errors import (
+    AddressUnusable,
+    EnrolmentRefused,
+    NotEnrolled,
+    OutboxBusy,
+    OutboxInUse,
+)
+from tillsync_agent.refresh_secret import RefreshSecret, hash_of
 
 
 @pytest.fixture
@@ -331,7 +339,47 @@ class TestSecretRotation:
         assert till.waiting == 1
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff\xff\xff", b"<html>sign in</html>", b"\x0a\x00"])
+GARBAGE = [b"", b"\xff\xff\xff", b"<html>sign in</html>", b"\x0a\x00"]
+
+
+@pytest.mark.parametrize("raw", GARBAGE)
+async def test_garbage_for_a_token_stops_no_till(till, service, raw):
+    """Something between shop and head office answers the question for a token with bytes that mean
+    nothing: the shopkeeper's agent goes on, gives no secret up for it, and sends when the answers
+    make sense again."""
+    till.settings.secret_path.write_text(json.dumps({"current": SECRET.hex()}))
+    service.token_answers.extend([raw] * 2)
+    keys = till.record(3)
+
+    async with till.agent() as agent:
+        await until(lambda: "GARBAGE: the answer holds no token" in till.note.last_error)
+        assert RefreshSecret(till.settings.secret_path).to_show()[0] == SECRET
+        left = await agent.drain(20)
+
+    assert left.waiting == 0
+    assert list(service.stored) == keys
+
+
+@pytest.mark.parametrize("raw", GARBAGE)
+async def test_garbage_for_an_identity_enrols_nothing(till, service, raw):
+    """Something that is not head office answers the enrolment: the shopkeeper's technician reads
+    so, and the same code works afterwards, with the secret that the first try showed."""
+    secret = RefreshSecret(till.folder / "another-secret.json")
+    service.enroll_answers.append(raw)
+
+    with pytest.raises(EnrolmentRefused, match="not one of a Tillsync service"):
+        await link.enroll(till.settings, secret, "AB-CD", "till 3")
+    with pytest.raises(NotEnrolled):
+        secret.to_show()
+    shown = set(service.secrets)
+    identity = await link.enroll(till.settings, secret, "AB-CD", "till 3")
+
+    assert identity.device_id == DEVICE_ID
+    assert service.secrets == shown
+    assert hash_of(secret.to_show()[0]) in shown
+
+
+@pytest.mark.parametrize("raw", GARBAGE)
 async def test_garbage_for_an_answer_settles_nothing(till, service, raw):
     """Something answers with bytes that mean nothing: the sales stay, and are sent when the
     answers make sense again."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tillsync.v1 import device_service_pb2, event_pb2, ingest_service_pb2
@@ -112,6 +113,11 @@ class ScriptedService:
     check_secrets: bool = True
     token_text: str | None = None
     """What IssueToken gives instead of a token."""
+    token_answers: deque[bytes] = field(default_factory=deque)
+    """The very bytes that the next IssueToken calls are answered with."""
+    token_hangs: int = 0
+    """How many of the next IssueToken calls are never answered."""
+    enroll_answers: deque[bytes] = field(default_factory=deque)
 
     @property
     def address(self) -> str:
@@ -191,6 +197,11 @@ class ScriptedService:
             )
 
     async def _issue_token(self, request, context: Context):
+        if self.token_hangs:
+            self.token_hangs -= 1
+            await hangs(self, request, context)
+        if self.token_answers:
+            return self.token_answers.popleft()
         if self.token_failures:
             code, details, reason = self.token_failures.popleft()
             await context.abort(code, details, (("tillsync-reason", reason),) if reason else ())
@@ -218,6 +229,8 @@ class ScriptedService:
                 (("tillsync-reason", "CODE_USED"),),
             )
         self.secrets.add(request.refresh_secret_hash)
+        if self.enroll_answers:
+            return self.enroll_answers.popleft()
         return device_service_pb2.EnrollResponse(
             device_id=DEVICE_ID, store_id=STORE_ID, tenant_id=TENANT_ID, store_name="Harbour"
         )
@@ -236,15 +249,19 @@ class ScriptedService:
                 "IssueToken": grpc.unary_unary_rpc_method_handler(
                     self._issue_token,
                     request_deserializer=pb.IssueTokenRequest.FromString,
-                    response_serializer=pb.IssueTokenResponse.SerializeToString,
+                    response_serializer=_bytes_of,
                 ),
                 "Enroll": grpc.unary_unary_rpc_method_handler(
                     self._enroll,
                     request_deserializer=pb.EnrollRequest.FromString,
-                    response_serializer=pb.EnrollResponse.SerializeToString,
+                    response_serializer=_bytes_of,
                 ),
             },
         )
+
+
+def _bytes_of(answer: Message | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 def _hash(secret: bytes) -> bytes:
