@@ -1,16 +1,20 @@
 """A full disk, for real: a small file system of its own, filled to the last byte."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from support.scripted_service import ScriptedService
+from support.till import SECRET, Till
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_agent import Outbox, OutboxFull
 from tillsync_agent.ballast import free_bytes
 from tillsync_agent.outbox import Settlement
+from tillsync_agent.refresh_secret import RefreshSecret
 
 BALLAST_BYTES = 512 * 1024
 
@@ -119,6 +123,27 @@ def test_without_ballast_a_full_disk_would_stop_settling(small_disk):
             outbox.settle(accepted(everything(outbox)))
 
         assert len(everything(outbox)) == len(receipts)
+
+
+async def test_a_full_disk_drains_though_the_secret_is_a_day_old(small_disk):
+    """The shopkeeper's till is started after a weekend with not one byte free: the next secret
+    cannot be kept, so the present one stays in use, and the sales get out all the same."""
+    async with ScriptedService() as service:
+        till = Till(small_disk, service)
+        till.settings.secret_path.write_text(json.dumps({"current": SECRET.hex()}))
+        with open_outbox(small_disk) as outbox:
+            sell_until_full(outbox)
+            sold = [row.key for row in everything(outbox)]
+            fill(small_disk)
+
+            await till.drained(outbox=outbox)
+
+            fill(small_disk)
+            assert list(service.stored) == sold
+            assert outbox.summary().waiting == 0
+        till.close()
+
+    assert RefreshSecret(till.settings.secret_path).to_show()[0] == SECRET
 
 
 def test_ballast_takes_real_room_but_not_the_last(small_disk):

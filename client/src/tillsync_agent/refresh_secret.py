@@ -16,10 +16,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from logging import getLogger
 from pathlib import Path
 
 from tillsync_agent.errors import NotEnrolled
 from tillsync_agent.files import write_private
+
+_log = getLogger(__name__)
 
 SECRET_BYTES = 32
 FORMER_KEPT = 30
@@ -44,7 +47,7 @@ class _Held:
 
 
 class RefreshSecret:
-    """The secrets in one file. Every method that changes them has written the file on return."""
+    """The secrets in one file. What a method gives to be shown is in the file on its return."""
 
     def __init__(
         self,
@@ -76,9 +79,10 @@ class RefreshSecret:
         self._unknown = 0
 
     def to_show(self) -> tuple[bytes, bytes]:
-        """The secret to show, and the one to propose, empty while the present one is young.
+        """The secret to show, and the one to propose, empty while the present one is young or where
+        the next one cannot be kept.
 
-        Raises NotEnrolled without an identity, OSError where the next one cannot be kept.
+        Raises NotEnrolled without an identity, OSError where the file cannot be read.
         """
         held = self._read()
         if not held.current:
@@ -90,7 +94,8 @@ class RefreshSecret:
             return shown, b""
         if not held.next:
             held = replace(held, next=self._mint(SECRET_BYTES).hex())
-            self._write(held)
+            if not self._wrote(held):
+                return shown, b""
         return shown, bytes.fromhex(held.next)
 
     def unknown(self) -> None:
@@ -104,8 +109,9 @@ class RefreshSecret:
         held = self._read()
         former = [s for s in (shown.hex(), held.current, *held.former) if s != proposed.hex()]
         kept = list(dict.fromkeys(former))[:FORMER_KEPT]
-        self._write(_Held(proposed.hex(), former=kept, rotated_at=self._wall()))
-        self._unknown = 0
+        # Where this cannot be kept, all is as after a crash here: both secrets open the door.
+        if self._wrote(_Held(proposed.hex(), former=kept, rotated_at=self._wall())):
+            self._unknown = 0
 
     def _read(self) -> _Held:
         try:
@@ -114,6 +120,16 @@ class RefreshSecret:
             return _Held()
         except (ValueError, TypeError):
             raise NotEnrolled(f"{self._path} is damaged; enrol this device again") from None
+
+    def _wrote(self, held: _Held) -> bool:
+        """Whether there was room for it: on a full disk a secret that works is not to be given up,
+        nor the sales kept in, because it cannot be rotated."""
+        try:
+            self._write(held)
+        except OSError as error:
+            _log.warning("the refresh secret is not rotated now: %s", error)
+            return False
+        return True
 
     def _write(self, held: _Held) -> None:
         write_private(self._path, json.dumps(asdict(held)).encode())
