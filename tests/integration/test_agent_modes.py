@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,7 +89,7 @@ async def test_half_a_permission_shares_nothing(tmp_path, mode):
 def test_a_secret_is_not_written_into_a_file_that_another_account_put_there(tmp_path):
     """Somebody of the group lays out a file under the name that the secret is about to be written
     under, and holds it open: the shopkeeper's secret does not get into it."""
-    bait = tmp_path / f"refresh-secret.json.{os.getpid()}.new"
+    bait = tmp_path / "refresh-secret.json.new"
     with bait.open("w+b") as held_open:
         write_private(tmp_path / "refresh-secret.json", b"secret")
 
@@ -96,6 +97,25 @@ def test_a_secret_is_not_written_into_a_file_that_another_account_put_there(tmp_
 
     assert (tmp_path / "refresh-secret.json").read_bytes() == b"secret"
     assert stat.S_IMODE((tmp_path / "refresh-secret.json").stat().st_mode) == 0o600
+
+
+def test_many_power_cuts_leave_no_heap_of_secrets(tmp_path):
+    """The shopkeeper's till is switched off while it writes a secret, again and again: what is left
+    is the secret that was, and one unfinished file that the next writing clears away."""
+    path = tmp_path / "refresh-secret.json"
+    write_private(path, b"first")
+    program = (
+        "import os, signal, sys; from pathlib import Path; from tillsync_agent import files;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
+        "files.write_private(Path(sys.argv[1]), b'second')"
+    )
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == -9
+
+    assert path.read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_private(path, b"third")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root, to be two accounts")

@@ -18,7 +18,7 @@ _OWNERS, _GROUPS = 0o600, 0o660
 def write_private(path: Path, content: bytes) -> None:
     """Replaces `path` with a secret, durably: after a crash it holds the old bytes or the new.
 
-    Raises OSError.
+    One process at a time. Raises OSError.
     """
     _write(path, content, is_secret=True)
 
@@ -37,11 +37,35 @@ def create(path: Path) -> None:
         os.close(_created(path, _mode_in(path.parent)))
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable. Windows has no such call; NTFS journals renames."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems refuse to sync a folder; then there is nothing more to do.
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unusable(folder: Path, error: OSError) -> str:
+    """One line for the person who can help: which folder, why, and what to do."""
+    where = f": {error.filename}" if error.filename else ""
+    return (
+        f"the state folder {folder} cannot be opened ({error.strerror or error}{where}): let "
+        "this account read and write there, or name another one with --state-dir or "
+        "TILLSYNC_AGENT_STATE_DIR"
+    )
+
+
 def _write(path: Path, content: bytes, *, is_secret: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = _OWNERS if is_secret else _mode_in(path.parent)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    # Not into a file that another account of the group may have put there, and holds open.
+    # One name, so that deaths leave one file at most. A new file, and not one that another account
+    # of the group may have put there and holds open.
+    temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(_created(temporary, mode), "wb") as file:
         file.write(content)
@@ -62,26 +86,3 @@ def _created(path: Path, mode: int) -> int:
     if mode != _OWNERS:
         os.fchmod(descriptor, mode)
     return descriptor
-
-
-def unusable(folder: Path, error: OSError) -> str:
-    """One line for the person who can help: which folder, why, and what to do."""
-    where = f": {error.filename}" if error.filename else ""
-    return (
-        f"the state folder {folder} cannot be opened ({error.strerror or error}{where}): let "
-        "this account read and write there, or name another one with --state-dir or "
-        "TILLSYNC_AGENT_STATE_DIR"
-    )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable. Windows has no such call; NTFS journals renames."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems refuse to sync a folder; then there is nothing more to do.
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

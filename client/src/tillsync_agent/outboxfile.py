@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from tillsync_agent import filelock
+from tillsync_agent import filelock, files
 from tillsync_agent.ballast import Ballast
 from tillsync_agent.errors import JoinRefused, OutboxBusy, OutboxFull, OutboxUnavailable
-from tillsync_agent.files import create, unusable
 from tillsync_agent.storage import (
     PAGE_BYTES,
     WAL_LIMIT_PAGES,
@@ -198,7 +197,7 @@ class OutboxFile:
             return OutboxFull(full_message(self.path))
         if self.joined:
             return OutboxUnavailable(f"{self.path} cannot be opened: {error}")
-        return OutboxUnavailable(unusable(self.path.parent, error))
+        return OutboxUnavailable(files.unusable(self.path.parent, error))
 
     def _connect(self) -> Connection:
         with self._setup():
@@ -232,7 +231,7 @@ class OutboxFile:
     def _create(self) -> None:
         """With the right mode, which SQLite then gives to the log as well."""
         try:
-            create(self.path)
+            files.create(self.path)
         except OSError as error:
             raise self._refused(error) from error
 
