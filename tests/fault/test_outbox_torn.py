@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.scripted_service import ScriptedService
+from support.till import Till, until
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_agent import Outbox, OutboxBusy, OutboxTooNew, OutboxUnavailable, storage
@@ -182,6 +184,28 @@ def test_readable_sales_of_a_torn_file_are_brought_back(path, table):
                 )
         assert outbox.mend() == 0, "brought back twice"
         assert len(outbox.take(max_events=1000, max_bytes=2**40)) == len(waiting)
+
+
+async def test_a_file_set_aside_that_cannot_be_opened_stops_no_till(tmp_path, caplog):
+    """What was set aside lies on dead sectors, or is another account's: the shopkeeper's agent says
+    so and sends what there is, and brings the rest back once the file can be opened."""
+    async with ScriptedService() as service:
+        till = Till(tmp_path, service)
+        rescued = filled(tmp_path / "elsewhere.db", count=3)
+        aside = tmp_path / "outbox.db.set-aside-20260101T000000.000000Z"
+        aside.mkdir()  # stands for a file that cannot be opened
+        till.record()
+        async with till.agent():
+            await until(lambda: "waits to be brought back" in caplog.text)
+            await until(lambda: len(service.stored) == 1)
+        aside.rmdir()
+        (tmp_path / "elsewhere.db").rename(aside)
+
+        async with till.agent():
+            await until(lambda: len(service.stored) == 4)
+        till.close()
+
+    assert {receipt.key for receipt in rescued} <= set(service.stored)
 
 
 def test_sound_file_is_left_alone(path):

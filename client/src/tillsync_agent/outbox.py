@@ -22,7 +22,7 @@ from tillsync.v1.event_pb2 import Event
 from tillsync_agent import envelope, filelock
 from tillsync_agent import statements as sql
 from tillsync_agent.entries import OUTCOMES, DeadLetter, Receipt, Settlement, Summary, Waiting
-from tillsync_agent.errors import JoinRefused, OutboxInUse
+from tillsync_agent.errors import JoinRefused, OutboxInUse, OutboxUnavailable
 from tillsync_agent.ids import mint_epoch, mint_key
 from tillsync_agent.outboxfile import OutboxFile
 from tillsync_agent.storage import Connection, Cursor, check_durable, main_path, readable_rows
@@ -318,8 +318,12 @@ class Outbox:
     def _bring_back(self, aside: Path) -> int:
         rows = readable_rows(aside, sql.RESCUE_IDS, sql.RESCUE)
         count = 0
-        while chunk := list(islice(rows, sql.CHUNK_ROWS)):
-            count += self._file.run(partial(sql.rescue, chunk))
+        try:
+            while chunk := list(islice(rows, sql.CHUNK_ROWS)):
+                count += self._file.run(partial(sql.rescue, chunk))
+        except OutboxUnavailable as error:
+            _log.warning("%s waits to be brought back: %s", aside, error)
+            return count  # not noted, so that the next start tries again
         self.note(sql.NOTE_BROUGHT_BACK + aside.name, str(count))
         _log.warning("brought %d waiting events back from %s", count, aside)
         return count

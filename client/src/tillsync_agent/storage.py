@@ -115,9 +115,16 @@ def transaction_within(connection: Connection, work: Work[T]) -> T:
 
 
 def readable_rows(path: Path, ids: str, query: str) -> Iterator[tuple[object, ...]]:
-    """What `query` finds in a torn file for each of `ids`, passing over what cannot be read."""
-    # As a read-only guest: what was set aside stays evidence.
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    """What `query` finds in a torn file for each of `ids`, passing over what cannot be read.
+
+    Raises OutboxUnavailable where the file cannot even be opened.
+    """
+    try:
+        # As a read-only guest: what was set aside stays evidence.
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        raise as_ours(error, path) from error
+    with contextlib.closing(connection):
         for row_id in _ids(connection, ids):
             with contextlib.suppress(sqlite3.Error):
                 yield from connection.execute(query, (row_id,)).fetchall()
