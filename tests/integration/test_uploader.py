@@ -279,6 +279,22 @@ async def test_a_stop_finishes_the_batch_under_way(till, service):
     assert till.waiting == 0
 
 
+async def test_a_drain_ends_when_the_agent_is_stopped(till, service):
+    """The shopkeeper's till is shut down while it drains: the drain says what still waits, and does
+    not keep the processor busy until its time is over."""
+    service.always = fails(grpc.StatusCode.UNAVAILABLE)
+    till.record(3)
+    looks = []
+
+    async with till.agent() as agent:
+        await until(lambda: till.note.last_error)
+        agent.stop()
+        left = await agent.drain(60, looks.append)
+
+    assert (left.waiting, left.why) == (3, "the agent was stopped")
+    assert len(looks) == 1
+
+
 class TestSecretRotation:
     """The refresh secret changes while everything around it may fail."""
 

@@ -176,8 +176,8 @@ class Agent:
         self._uploader.note.gateway_port = await gateway.start(self._settings.gateway_port)
         return gateway
 
-    async def _until_stopped(self, timeout_seconds: float | None = None) -> None:
-        """Returns at a stop, at the end of the time, or raises what ended a task too early."""
+    async def _until_stopped(self, timeout_seconds: float | None = None) -> bool:
+        """Whether there was a stop before the time was over; raises what ended a task too early."""
         stopped = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait(
             [stopped, *self._tasks],
@@ -187,6 +187,7 @@ class Agent:
         stopped.cancel()
         for task in done - {stopped}:
             task.result()
+        return self._stop.is_set()
 
     async def _keep_house(self) -> None:
         """Mends, then checkpoints and prunes now and then; no failure here stops the sending."""
@@ -222,7 +223,8 @@ async def watch(
     *,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> Drained:
-    """Looks on until nothing waits, only held rows do and stay, or the time is over."""
+    """Looks on until nothing waits, only held rows do and stay, or the time is over, or `pause`
+    says so."""
     deadline = time.monotonic() + timeout_seconds
     moved_at = time.monotonic()
     while True:
@@ -236,7 +238,8 @@ async def watch(
             return Drained(waiting, f"held back by themselves: {why}")
         if not waiting or left_seconds <= 0:
             return Drained(waiting, "")
-        await pause(min(0.2, left_seconds))
+        if await pause(min(0.2, left_seconds)):
+            return Drained(waiting, "the agent was stopped")
 
 
 @contextmanager
