@@ -67,7 +67,7 @@ class SettingInvalid(AgentError):
 
 
 class AddressUnusable(AgentError):
-    """No connection can ever be made with this address, or only one that everybody could read."""
+    """No connection can ever be made with this address."""
 
 
 class NotEnrolled(AgentError):
