@@ -1,7 +1,7 @@
 """What any stream of messages may need."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -9,7 +9,7 @@ T = TypeVar("T")
 _END = object()
 
 
-async def one_ahead(items: AsyncIterator[T]) -> AsyncIterator[T]:
+async def one_ahead(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """The items, each fetched while the one before it is worked on. An error ends them in its
     turn, after the items before it."""
     coming = asyncio.ensure_future(_next(items))
