@@ -148,9 +148,13 @@ def totals_of(
     return totals
 
 
-def array_items(numbers: list[int] | list[int | None]) -> str:
+def array_items(numbers: Sequence[int | None]) -> str:
     """The items of a Postgres array: a list's own text, but for its word for nothing."""
-    return repr(numbers)[1:-1].replace(" ", "").replace("None", "NULL")
+    if numbers.count(numbers[0]) == len(numbers):  # as an epoch or a clock's offset is
+        items = (f"{numbers[0]}," * len(numbers))[:-1]
+    else:
+        items = repr([*numbers])[1:-1].replace(" ", "")
+    return items.replace("None", "NULL")
 
 
 def json_items(values: Sequence[object]) -> str:

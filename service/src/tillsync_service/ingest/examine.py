@@ -4,11 +4,11 @@ What can be stored is stored: a business rule never refuses a sale, and neither 
 what Postgres or the limits cannot hold becomes a Refusal.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Hashable, Sequence
 from datetime import date, datetime
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any, TypeVar
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
@@ -47,12 +47,14 @@ FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
 
 def digest(type_url: str, body: bytes) -> bytes:
     """What two events with one key are compared by: 16 bytes."""
-    return sha256(_digest_prefix(type_url) + body).digest()[:DIGEST_BYTES]
+    hasher = _begun_with(type_url).copy()
+    hasher.update(body)
+    return hasher.digest()[:DIGEST_BYTES]
 
 
 @lru_cache(maxsize=256)
-def _digest_prefix(type_url: str) -> bytes:
-    return type_url.encode() + b"\0"
+def _begun_with(type_url: str) -> "hashlib._Hash":
+    return hashlib.sha256(type_url.encode() + b"\0")
 
 
 def examine(
@@ -80,14 +82,17 @@ def examine(
     refused.where(
         "body.type_url", lambda url: not _are_texts([url], limits.MAX_TYPE_URL_CHARACTERS), types
     )
-    refused.where("body.value", lambda size: size > limits.MAX_BODY_BYTES, list(map(len, bodies)))
+    if max(map(len, bodies)) > limits.MAX_BODY_BYTES:
+        refused.where("body.value", lambda body: len(body) > limits.MAX_BODY_BYTES, bodies)
     if min(epochs) <= 0 or min(sequences) <= 0 or max(sequences) >= _INT64_MAX:
         numbers = list(zip(epochs, sequences, strict=True))
         for index in refused.where("device_sequence", _is_bad_number, numbers):
             # A number that cannot be stored is no number to explain a hole with either.
             epochs[index] = sequences[index] = 0
     refused.where("business_day", _is_bad_day, days)
-    refused.where("amounts", lambda count: count > limits.MAX_AMOUNTS, list(map(len, entries)))
+    if max(map(len, entries)) > limits.MAX_AMOUNTS:
+        counts = list(map(len, entries))
+        refused.where("amounts", lambda count: count > limits.MAX_AMOUNTS, counts)
     if not _are_texts(set().union(*amounts), limits.MAX_CURRENCY_CHARACTERS):
         refused.where(
             "amounts.currency",
@@ -131,6 +136,8 @@ def examine(
 def _shared(values: list[T]) -> list[T]:
     """The same values, equal ones as one object: protobuf makes a new one at each look."""
     one_of = {value: value for value in values}
+    if len(one_of) == 1:
+        return values[:1] * len(values)
     return [one_of[value] for value in values]
 
 
