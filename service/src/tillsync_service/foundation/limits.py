@@ -19,8 +19,8 @@ DEFAULT_PAGE_SIZE = 100
 MAX_CODE_VALID_SECONDS = 30 * 86_400
 DEFAULT_CODE_VALID_SECONDS = 86_400
 
-# How many events are examined before the loop looks around: about half a millisecond.
-EXAMINE_SLICE_EVENTS = 128
+# How many events are examined before the loop looks around: about a millisecond.
+EXAMINE_SLICE_EVENTS = 256
 
 # Group commit: a transaction takes at most this many events of one tenant; a tenant may have this
 # many waiting before callers hear RESOURCE_EXHAUSTED.

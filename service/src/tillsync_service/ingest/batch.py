@@ -136,27 +136,47 @@ def totals_of(
     days: Sequence[str], amounts: Sequence[dict[str, int]], digests: Sequence[bytes]
 ) -> Totals:
     """What events of these days, amounts and digests add to the books."""
+    currency = _only_currency(amounts)
+    if currency is not None and _is_one(days):  # as most batches are; several times as fast
+        amount_minor = sum([of_event[currency] for of_event in amounts])
+        digest_sum = sum(map(int.from_bytes, digests))
+        return {(days[0], currency): DayTotal(len(days), amount_minor, digest_sum)}
     totals: Totals = {}
     for business_day, of_event, digest_ in zip(days, amounts, digests, strict=True):
-        for currency, minor_units in (of_event or {NO_CURRENCY: 0}).items():
-            total = totals.get((business_day, currency))
-            if total is None:
-                total = totals[business_day, currency] = DayTotal()
-            total.event_count += 1
-            total.amount_minor += minor_units
-            total.digest_sum += int.from_bytes(digest_)
+        for name, minor_units in (of_event or {NO_CURRENCY: 0}).items():
+            one = DayTotal(1, minor_units, int.from_bytes(digest_))
+            add_totals(totals, {(business_day, name): one})
     return totals
+
+
+def json_items(amounts: Sequence[dict[str, int]]) -> str:
+    """The items of a JSON array."""
+    currency = _only_currency(amounts)
+    if currency is None:
+        return json.dumps(amounts, separators=(",", ":"))[1:-1]
+    opening = f"{{{json.dumps(currency)}:"
+    minor_units = [str(of_event[currency]) for of_event in amounts]
+    return opening + f"}},{opening}".join(minor_units) + "}"
+
+
+def _only_currency(amounts: Sequence[dict[str, int]]) -> str | None:
+    """The currency, where each event has one amount and all of them the same currency."""
+    currencies = set().union(*amounts)
+    if len(currencies) == 1 and all(amounts):
+        (currency,) = currencies
+        return currency
+    return None
+
+
+def _is_one(values: Sequence[object]) -> bool:
+    """Whether all are the same one."""
+    return values.count(values[0]) == len(values)
 
 
 def array_items(numbers: Sequence[int | None]) -> str:
     """The items of a Postgres array: a list's own text, but for its word for nothing."""
-    if numbers.count(numbers[0]) == len(numbers):  # as an epoch or a clock's offset is
+    if _is_one(numbers):  # as epochs and clock offsets are
         items = (f"{numbers[0]}," * len(numbers))[:-1]
     else:
         items = repr([*numbers])[1:-1].replace(" ", "")
     return items.replace("None", "NULL")
-
-
-def json_items(values: Sequence[object]) -> str:
-    """The items of a JSON array."""
-    return json.dumps(values, separators=(",", ":"))[1:-1]
