@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from support.books import Books
+from support.fleet import fleet_served
 from support.postgres import running_server
 from tillsync_service.foundation.db import Database
 
@@ -54,14 +55,27 @@ async def database(database_url):
 
 
 @pytest.fixture
-async def books(admin_database_url):
-    """What head office holds, read past the service."""
+async def migrator(admin_database_url):
+    """A connection that sees every tenant's rows."""
     connection = await asyncpg.connect(admin_database_url)
-    yield Books(connection)
+    yield connection
     await connection.close()
+
+
+@pytest.fixture
+def books(migrator):
+    """What head office holds, read past the service."""
+    return Books(migrator)
 
 
 @pytest.fixture
 async def device(books):
     """An enrolled device of a tenant of its own."""
     return await books.enrol()
+
+
+@pytest.fixture
+async def fleet(database, tmp_path):
+    """All three services on a port of their own, with an operator and tills at hand."""
+    async with fleet_served(database, tmp_path) as fleet:
+        yield fleet

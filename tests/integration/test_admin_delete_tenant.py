@@ -3,27 +3,11 @@
 import asyncio
 from uuid import UUID
 
-import asyncpg
 import grpc
-import pytest
 
 from support.builders import an_event
-from support.fleet import fleet_served
 from support.service import Caller, failure_of
 from tillsync_service.admin import store as admin_store
-
-
-@pytest.fixture
-async def fleet(database, tmp_path):
-    async with fleet_served(database, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def migrator(admin_database_url):
-    connection = await asyncpg.connect(admin_database_url)
-    yield connection
-    await connection.close()
 
 
 async def tables_with_a_tenant(migrator):

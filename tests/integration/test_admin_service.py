@@ -2,29 +2,14 @@
 
 from uuid import UUID, uuid4
 
-import asyncpg
 import grpc
 import pytest
 
-from support.fleet import fleet_served
 from support.service import failure_of
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 
 A_UUID = str(uuid4())
-
-
-@pytest.fixture
-async def fleet(database, tmp_path):
-    async with fleet_served(database, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def migrator(admin_database_url):
-    connection = await asyncpg.connect(admin_database_url)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

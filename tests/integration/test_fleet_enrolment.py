@@ -1,26 +1,12 @@
 """A till joins a store with a code, once, whatever happens to the answer."""
 
-import asyncpg
 import grpc
 import pytest
 
-from support.fleet import a_secret, fleet_served, hash_of, together
+from support.fleet import a_secret, hash_of, together
 from support.service import failure_of
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
-
-
-@pytest.fixture
-async def fleet(database, tmp_path):
-    async with fleet_served(database, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def migrator(admin_database_url):
-    connection = await asyncpg.connect(admin_database_url)
-    yield connection
-    await connection.close()
 
 
 async def devices(migrator):

@@ -6,7 +6,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from support.fleet import fleet_served
 from tillsync_service.foundation.db import Role
 from tillsync_service.foundation.errors import Unavailable
 
@@ -14,19 +13,6 @@ SERVING_ROLES = ["tillsync_app", "tillsync_worker", "tillsync_lookup"]
 
 # What the worker may list of every tenant.
 LISTED_BY_THE_WORKER = {"tenant", "tenant_head"}
-
-
-@pytest.fixture
-async def fleet(database, tmp_path):
-    async with fleet_served(database, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def migrator(admin_database_url):
-    connection = await asyncpg.connect(admin_database_url)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

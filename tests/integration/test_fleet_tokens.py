@@ -1,12 +1,11 @@
 """Tills fetch tokens and rotate their secrets; whoever has a copy is noticed."""
 
-import asyncpg
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
 from support.builders import an_event
-from support.fleet import a_secret, fleet_served, hash_of, together
+from support.fleet import a_secret, hash_of, together
 from support.service import Caller, failure_of, names
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
@@ -15,19 +14,6 @@ from tillsync_service.fleet.rotation import RETIRED_SECRET_DAYS
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import PermissionDenied
 from tillsync_service.foundation.identity import Device
-
-
-@pytest.fixture
-async def fleet(database, tmp_path):
-    async with fleet_served(database, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def migrator(admin_database_url):
-    connection = await asyncpg.connect(admin_database_url)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
