@@ -24,7 +24,8 @@ from tillsync.v1.device_service_pb2_grpc import (
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
-from tillsync_service.app import utc_now
+from tillsync_service.app import App, utc_now
+from tillsync_service.config import Settings
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.standing import Standing
@@ -45,8 +46,8 @@ class Fleet:
     channel: grpc.aio.Channel
     address: str
     issuer: TokenIssuer
-    verifier: TokenVerifier
-    standing: Standing
+    verifier: TokenVerifier | None = None
+    standing: Standing | None = None
 
     def operator(self, tenant_id: UUID | str | None = None) -> "OperatorAt":
         """An operator with a token for one tenant, or for all."""
@@ -215,3 +216,18 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
             yield Fleet(channel, address, issuer, verifier, standing)
     finally:
         await server.stop(None)
+
+
+@asynccontextmanager
+async def app_served(database_url: str, folder: Path) -> AsyncIterator[Fleet]:
+    """The service as it is composed, in this process, where a test may change its limits."""
+    key_path = folder / "signing-keys.json"
+    create_key_file(key_path)
+    settings = Settings(
+        database_url=database_url, signing_keys=key_path, listen="127.0.0.1:0", log_level="error"
+    )
+    async with (
+        App(settings) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+    ):
+        yield Fleet(channel, app.address, TokenIssuer(KeyFile(key_path), utc_now))

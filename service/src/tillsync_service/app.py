@@ -49,7 +49,6 @@ SERVICES = tuple(
     )
 )
 READINESS_INTERVAL_SECONDS = 1.0
-CONTROL_CONNECTIONS = 2
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -99,9 +98,10 @@ class App:
         keys = signing_keys(settings)
         url = await _serving_url(settings, self._resources, self.lost.set)
         database = await _open(self._resources, url, settings.database_connections)
-        # Who was revoked, and whether the database answers, must not queue behind sales.
-        control = await _open(self._resources, url, CONTROL_CONNECTIONS)
-        fleet = FleetStore(database)
+        # A till's token and an operator's order must not queue behind sales, and who was revoked
+        # and whether the database answers must queue behind nothing.
+        office = await _open(self._resources, url, limits.OFFICE_POOL_CONNECTIONS)
+        control = await _open(self._resources, url, limits.CONTROL_POOL_CONNECTIONS)
         standing = Standing(FleetStore(control))
         await standing.refresh()
         _background(self._resources, standing.run())
@@ -114,8 +114,10 @@ class App:
         add_IngestServiceServicer_to_server(
             IngestServicer(self._group_commit, utc_now), self._server
         )
-        add_DeviceServiceServicer_to_server(DeviceServicer(fleet, issuer), self._server)
-        add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), self._server)
+        add_DeviceServiceServicer_to_server(
+            DeviceServicer(FleetStore(office), issuer), self._server
+        )
+        add_AdminServiceServicer_to_server(AdminServicer(AdminStore(office)), self._server)
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -208,7 +210,7 @@ async def database_beside(settings: Settings) -> AsyncIterator[Database]:
         if not settings.database_url:
             running = EmbeddedPostgres.running_urls(settings.folder / "postgres")
         url = running.service_url if running else await _serving_url(settings, resources)
-        yield await _open(resources, url, CONTROL_CONNECTIONS)
+        yield await _open(resources, url, limits.CONTROL_POOL_CONNECTIONS)
 
 
 async def _open(resources: AsyncExitStack, url: str, connections: int) -> Database:

@@ -42,7 +42,12 @@ class Settings(BaseSettings):
         description="Where `migrate` logs in, as the owner of the tables. Unset: database_url.",
     )
     database_connections: int = Field(
-        limits.POOL_CONNECTIONS, ge=2, le=100, description="Connections this replica opens at most."
+        limits.POOL_CONNECTIONS,
+        ge=2,
+        le=100,
+        description="Connections that this replica opens for sales at most. Tokens, operators and "
+        f"the service itself have {limits.OFFICE_POOL_CONNECTIONS} and "
+        f"{limits.CONTROL_POOL_CONNECTIONS} more.",
     )
     data_dir: Path | None = Field(
         None,

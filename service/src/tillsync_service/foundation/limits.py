@@ -47,6 +47,10 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 TCP_USER_TIMEOUT_MS = 10_000
 COMMAND_SECONDS = 20.0
 POOL_CONNECTIONS = 10
+# Beside them: for tokens, enrolments and operators, and for what the service itself must know.
+# Sales that wait at their tenant's head row keep all of theirs busy.
+OFFICE_POOL_CONNECTIONS = 4
+CONTROL_POOL_CONNECTIONS = 2
 
 # Links to devices: a silent peer is noticed after time + timeout.
 KEEPALIVE_TIME_MS = 20_000
