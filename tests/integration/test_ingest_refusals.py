@@ -173,6 +173,24 @@ async def test_no_token_and_a_bad_token_are_told_apart(served):
     assert (missing.code, missing.reason) == (Code.UNAUTHENTICATED, "TOKEN_MISSING")
 
 
+@pytest.mark.parametrize(
+    ("authorization", "reason"), [("", "TOKEN_MISSING"), ("Bearer nonsense", "TOKEN_INVALID")]
+)
+async def test_a_stream_without_a_good_token_is_turned_away_at_once(
+    database, monkeypatch, authorization, reason
+):
+    """Whoever opens streams without a token and says nothing more costs the service no memory: it
+    hears so before its first message, without waiting for a round, and is forgotten."""
+    monkeypatch.setattr(limits, "ROUND_SECONDS", 3600)
+    async with ingest_served(database) as served, Caller(served.address, "") as caller:
+        caller.metadata = (("authorization", authorization),)
+
+        failure = await failure_of(caller.stub.IngestStream(metadata=caller.metadata).read())
+
+        await eventually(lambda: served.doorkeeper._house.inside == 0)
+    assert (failure.code, failure.reason) == (Code.UNAUTHENTICATED, reason)
+
+
 async def test_too_much_waiting_is_resource_exhausted_with_a_delay(database, device, books):
     """On the busiest hour a till is told to come back in a second; it loses nothing by it."""
     group_commit = GroupCommit(IngestStore(database), max_waiting_events=5)

@@ -13,7 +13,7 @@ import grpc
 
 from support.builders import an_event
 from support.polling import eventually
-from support.service import Caller
+from support.service import Caller, kept_in_order
 from tillsync.v1 import admin_service_pb2 as admin_pb
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
@@ -48,6 +48,7 @@ class Fleet:
     issuer: TokenIssuer
     verifier: TokenVerifier | None = None
     standing: Standing | None = None
+    doorkeeper: Doorkeeper | None = None
 
     def operator(self, tenant_id: UUID | str | None = None) -> "OperatorAt":
         """An operator with a token for one tenant, or for all."""
@@ -201,9 +202,8 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     await standing.refresh()
     issuer = TokenIssuer(keys, utc_now)
     verifier = TokenVerifier(keys, standing, utc_now)
-    server = grpc.aio.server(
-        interceptors=(Doorkeeper(verifier),), options=(("grpc.so_reuseport", 0),)
-    )
+    doorkeeper = Doorkeeper(verifier)
+    server = grpc.aio.server(interceptors=(doorkeeper,), options=(("grpc.so_reuseport", 0),))
     add_DeviceServiceServicer_to_server(DeviceServicer(store, issuer), server)
     add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), server)
     add_IngestServiceServicer_to_server(
@@ -212,8 +212,8 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield Fleet(channel, address, issuer, verifier, standing)
+        async with kept_in_order(doorkeeper), grpc.aio.insecure_channel(address) as channel:
+            yield Fleet(channel, address, issuer, verifier, standing, doorkeeper)
     finally:
         await server.stop(None)
 

@@ -28,6 +28,7 @@ from tillsync_service.app import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import limits
+from tillsync_service.foundation.budget import Budget
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
 from tillsync_service.foundation.errors import Unauthenticated
@@ -86,19 +87,32 @@ async def ingest_served(
     database: Database | None = None,
     *,
     group_commit: object = None,
+    budget: Budget | None = None,
     options: Iterable[tuple[str, int]] = (),
 ) -> AsyncIterator[Served]:
     """IngestService behind the doorkeeper, on a port of its own."""
-    doorkeeper = Doorkeeper(IdsAsToken())
+    doorkeeper = Doorkeeper(IdsAsToken(), budget)
     server = grpc.aio.server(interceptors=(doorkeeper,), options=(*OPTIONS, *options))
     group_commit = group_commit or GroupCommit(IngestStore(database))
     add_IngestServiceServicer_to_server(IngestServicer(group_commit, utc_now), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield Served(f"127.0.0.1:{port}", doorkeeper, server)
+        async with kept_in_order(doorkeeper):
+            yield Served(f"127.0.0.1:{port}", doorkeeper, server)
     finally:
         await server.stop(None)
+
+
+@asynccontextmanager
+async def kept_in_order(doorkeeper: Doorkeeper) -> AsyncIterator[None]:
+    """The doorkeeper's rounds go on, as the application sees to it."""
+    rounds = asyncio.create_task(doorkeeper.keep_in_order())
+    try:
+        yield
+    finally:
+        rounds.cancel()
+        await asyncio.gather(rounds, return_exceptions=True)
 
 
 class Caller:

@@ -109,6 +109,7 @@ class App:
         verifier = TokenVerifier(keys, standing, utc_now)
         issuer = TokenIssuer(keys, utc_now)
         self._doorkeeper = Doorkeeper(verifier)
+        _background(self._resources, self._doorkeeper.keep_in_order())
         self._group_commit = _group_commit(database, settings)
         self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
         add_IngestServiceServicer_to_server(
@@ -187,9 +188,11 @@ class App:
 
 
 _SERVER_OPTIONS = (
-    # Room for the frame around a request of the size that the contract allows.
-    ("grpc.max_receive_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
-    ("grpc.max_send_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
+    ("grpc.max_receive_message_length", limits.MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", limits.MAX_RECEIVE_BYTES),
+    # gRPC would let a fast peer send megabytes ahead, into memory that nobody counts. Without it a
+    # peer sends 64 KiB until its message is asked for; a large one takes a few round trips more.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
     # Without it gRPC gives a silent peer a minute more, whatever keepalive_timeout_ms says.

@@ -4,8 +4,9 @@ Servicers behind it get a parsed message, find the caller in `identity`, and rai
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -13,15 +14,17 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
-from tillsync_service.foundation import identity
+from tillsync_service.foundation import identity, limits
+from tillsync_service.foundation.budget import Budget
 from tillsync_service.foundation.errors import (
     InvalidRequest,
     PermissionDenied,
     ServiceError,
     Unauthenticated,
-    Unavailable,
     render,
 )
+from tillsync_service.foundation.house import Guest, House
+from tillsync_service.foundation.identity import Caller
 
 log = structlog.get_logger(__name__)
 
@@ -56,18 +59,22 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
     """Wraps each method's handler, once, and knows how many calls are inside. Made within the
     running event loop that it serves."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, budget: Budget | None = None) -> None:
         self._authenticator = authenticator
         self._wrapped: dict[str, Handler] = {}
-        self._house = _House()
+        self._house = House(budget)
 
     async def close(self, grace_seconds: float) -> int:
         """Takes no new message, lets what is inside finish, and returns how many calls had not
-        when the grace was over. A stream between two messages is ended at once."""
+        when the grace was over. What waits for a message is ended at once."""
         self._house.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._house.empty.wait(), grace_seconds)
         return self._house.inside
+
+    async def keep_in_order(self) -> None:
+        """Until cancelled: ends the calls of who is not welcome any more; see House."""
+        await self._house.keep_in_order()
 
     async def intercept_service(
         self,
@@ -87,46 +94,13 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         if not service.startswith("tillsync."):
             return handler
         visit = _Visit(method, service, self._authenticator, handler, self._house)
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                visit.stream_stream, None, handler.response_serializer
-            )
+        # Every method is a stream of requests to gRPC, which is the same on the wire: it receives
+        # the message of any other kind before it asks whether there is room for it.
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                visit.unary_stream, None, handler.response_serializer
-            )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                visit.stream_unary, None, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            visit.unary_unary, None, handler.response_serializer
-        )
-
-
-class _House:
-    """How many calls are inside, and whether it is closing."""
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.empty = asyncio.Event()
-        self.empty.set()
-        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def close(self) -> None:
-        if not self.closing.done():
-            self.closing.set_result(None)
-
-    @contextmanager
-    def visited(self) -> Iterator[None]:
-        self.inside += 1
-        self.empty.clear()
-        try:
-            yield
-        finally:
-            self.inside -= 1
-            if not self.inside:
-                self.empty.set()
+            answers = visit.stream_stream if handler.request_streaming else visit.unary_stream
+            return grpc.stream_stream_rpc_method_handler(answers, None, handler.response_serializer)
+        answer = visit.stream_unary if handler.request_streaming else visit.unary_unary
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
 
 class _Visit:
@@ -138,9 +112,10 @@ class _Visit:
         service: str,
         authenticator: Authenticator,
         handler: Handler,
-        house: _House,
+        house: House,
     ) -> None:
         self._method = method
+        self._service = service
         self._audience = AUDIENCE.get(service)
         self._open_to_suspects = service in OPEN_TO_SUSPECTS
         self._authenticator = authenticator
@@ -148,33 +123,41 @@ class _Visit:
         self._parse = handler.request_deserializer
         self._house = house
 
-    async def unary_unary(self, raw: bytes, context: Context) -> Any:
-        async with self._visited(context):
-            return await self._handler.unary_unary(self._admit(raw, context), context)
+    async def unary_unary(self, _messages: object, context: Context) -> Any:
+        async with self._visited(context) as guest:
+            return await self._handler.unary_unary(
+                await self._only_request(guest, context), context
+            )
 
-    async def unary_stream(self, raw: bytes, context: Context) -> AsyncIterator[Any]:
-        async with self._visited(context):
-            async for answer in self._handler.unary_stream(self._admit(raw, context), context):
-                yield answer
+    async def unary_stream(self, _messages: object, context: Context) -> AsyncIterator[Any]:
+        async with self._visited(context) as guest:
+            request = await self._only_request(guest, context)
+            async for answer in self._handler.unary_stream(request, context):
+                with _answering(guest):
+                    yield answer
 
-    async def stream_unary(self, raws: AsyncIterator[bytes], context: Context) -> Any:
-        async with self._visited(context):
-            return await self._handler.stream_unary(self._admit_each(raws, context), context)
+    async def stream_unary(self, _messages: object, context: Context) -> Any:
+        async with self._visited(context) as guest:
+            return await self._handler.stream_unary(self._requests(guest, context), context)
 
-    async def stream_stream(
-        self, raws: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[Any]:
-        async with self._visited(context):
-            requests = self._admit_each(raws, context)
+    async def stream_stream(self, _messages: object, context: Context) -> AsyncIterator[Any]:
+        async with self._visited(context) as guest:
+            requests = self._requests(guest, context)
             async for answer in self._handler.stream_stream(requests, context):
-                yield answer
+                with _answering(guest):
+                    yield answer
 
     @asynccontextmanager
-    async def _visited(self, context: Context) -> AsyncIterator[None]:
+    async def _visited(self, context: Context) -> AsyncIterator[Guest]:
         """Counts the call, and ends every error that leaves it in a status."""
-        with self._house.visited():
+        with self._house.visited(self._method) as guest:
             try:
-                yield
+                try:
+                    self._house.must_have_room(self._method)
+                    guest.must_be_welcome = self._welcome(context)
+                    yield guest
+                finally:
+                    guest.leave()
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # the one place where every error ends
@@ -182,35 +165,65 @@ class _Visit:
                     log.exception("call_failed", method=self._method, exc_info=error)
                 await context.abort_with_status(render(error))
 
-    async def _admit_each(self, raws: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-        # Before the first message: a stream that says nothing costs memory all the same.
-        self._let_in(context)
-        messages = aiter(raws)
-        while (raw := await _next_unless(self._house.closing, messages)) is not None:
-            yield self._admit(raw, context)
+    async def _only_request(self, guest: Guest, context: Context) -> Any:
+        """The message of a call that has one. Room is made before it is received, so that what
+        there is no room for stays with its sender."""
+        take = partial(self._house.budget.take, self._admitted(guest), limits.MAX_RECEIVE_BYTES)
+        share = await guest.wait_for(take)
+        guest.hold(share)
+        with guest.waiting_for_peer():
+            raw = await guest.wait_for(context.read)
+        if raw is grpc.aio.EOF:
+            raise _malformed()
+        share.shrink(len(raw))
+        return self._parsed(raw)
 
-    def _admit(self, raw: bytes, context: Context) -> Any:
-        """The parsed message, once its sender is known to be let in."""
-        self._let_in(context)
+    async def _requests(self, guest: Guest, context: Context) -> AsyncIterator[Any]:
+        # Before the first message: a stream that says nothing costs memory all the same.
+        self._admitted(guest)
+        while (request := await self._next_request(guest, context)) is not grpc.aio.EOF:
+            yield request
+            del request  # a stream may say nothing more for hours
+
+    async def _next_request(self, guest: Guest, context: Context) -> Any:
+        """A stream's next message, EOF at its end. It is received whenever it comes, because nobody
+        knows when that is; then it waits for room, and the next one with it."""
+        raw = await guest.wait_for(context.read)
+        if raw is grpc.aio.EOF:
+            return raw
+        take = partial(self._house.budget.take, self._admitted(guest), len(raw))
+        guest.hold(await guest.wait_for(partial(take, in_memory=len(raw))))
+        return self._parsed(raw)
+
+    def _parsed(self, raw: bytes) -> Any:
         try:
             return self._parse(raw)
         except DecodeError as error:
-            raise InvalidRequest(
-                "",
-                "The request is not a message of this contract, or a text in it is not UTF-8.",
-                reason=ErrorReason.ERROR_REASON_REQUEST_MALFORMED,
-            ) from error
+            raise _malformed() from error
 
-    def _let_in(self, context: Context) -> None:
-        if self._audience is not None:
-            caller = self._authenticator.authenticate(_bearer_token(context))
-            if not isinstance(caller, self._audience):
-                raise PermissionDenied(
-                    "This token is for another service: store devices and operators have one each."
-                )
-            if isinstance(caller, identity.Device) and caller.suspect:
-                self._must_be_open_to_suspects()
-            identity.assume(caller)
+    def _welcome(self, context: Context) -> Callable[[], Caller | None]:
+        """Asks, whenever it is called, who the caller is and whether it may come in."""
+        if self._audience is None:
+            return lambda: None
+        return partial(self._identify, _bearer_token(context))
+
+    def _admitted(self, guest: Guest) -> Hashable:
+        """Lets the caller in, as of now, and says on whose account."""
+        caller = guest.must_be_welcome()
+        if caller is None:
+            return self._service
+        identity.assume(caller)
+        return caller.tenant_id if isinstance(caller, identity.Device) else self._service
+
+    def _identify(self, token: str) -> Caller:
+        caller = self._authenticator.authenticate(token)
+        if self._audience is None or not isinstance(caller, self._audience):
+            raise PermissionDenied(
+                "This token is for another service: store devices and operators have one each."
+            )
+        if isinstance(caller, identity.Device) and caller.suspect:
+            self._must_be_open_to_suspects()
+        return caller
 
     def _must_be_open_to_suspects(self) -> None:
         if not self._open_to_suspects:
@@ -221,25 +234,21 @@ class _Visit:
             )
 
 
-async def _next_unless(
-    closing: asyncio.Future[None], messages: AsyncIterator[bytes]
-) -> bytes | None:
-    """The stream's next message, None at its end. Raises Unavailable when the house closes."""
-    reading = asyncio.ensure_future(_next(messages))
-    try:
-        await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
-        if closing.done():
-            raise Unavailable(
-                "The service is stopping; send the same again.",
-                reason=ErrorReason.ERROR_REASON_SHUTTING_DOWN,
-            )
-        return reading.result()
-    finally:
-        reading.cancel()
+@contextmanager
+def _answering(guest: Guest) -> Iterator[None]:
+    """Before its answer is sent, a message gives its room back; the stream may have another one
+    inside."""
+    guest.give_back()
+    with guest.waiting_for_peer():
+        yield
 
 
-async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(messages, None)
+def _malformed() -> InvalidRequest:
+    return InvalidRequest(
+        "",
+        "The request is not a message of this contract, or a text in it is not UTF-8.",
+        reason=ErrorReason.ERROR_REASON_REQUEST_MALFORMED,
+    )
 
 
 def _bearer_token(context: Context) -> str:

@@ -33,6 +33,24 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 # pool's connections.
 MAX_GROUPS_PER_TENANT = 2
 
+# What is inside at once, of all tenants and of one: raw bytes of requests, from before they are
+# received (then the largest request is reckoned) until they are answered. Parsed and as rows they
+# take a few times as much.
+MAX_RECEIVE_BYTES = MAX_REQUEST_BYTES + 64 * 1024  # with room for the frame around it
+MAX_BYTES_INSIDE = 128 * 1024 * 1024
+MAX_BYTES_INSIDE_PER_TENANT = 32 * 1024 * 1024
+# What waits for room: calls, which have sent nothing yet, and messages of streams, which came
+# when they came.
+MAX_CALLS_WAITING = 10_000
+MAX_BYTES_WAITING = 512 * 1024 * 1024
+# Open calls of one method, streams above all: a round over them asks for every token, so all of
+# the tokens must be cached.
+MAX_CALLS_INSIDE = 10_000
+ROUND_SECONDS = 1.0
+ROUND_CHUNK_CALLS = 500
+# Who waits longer than this for his peer loses his room if somebody has waited as long for it.
+PEER_PATIENCE_SECONDS = 5.0
+
 # Tokens.
 ACCESS_TOKEN_SECONDS = 15 * 60
 MAX_CACHED_TOKENS = 20_000
