@@ -207,10 +207,12 @@ _SERVER_OPTIONS = (
 
 @asynccontextmanager
 async def database_beside(settings: Settings) -> AsyncIterator[Database]:
-    """The database of a service that may be running, for a command beside it."""
+    """The database of a service that may be running, for a command beside it. Raises SettingsError
+    where there is none: a new one would know no device, and nobody would look for it there."""
     async with AsyncExitStack() as resources:
         running = None
         if not settings.database_url:
+            _must_have_a_cluster(settings)
             running = EmbeddedPostgres.running_urls(settings.folder / "postgres")
         url = running.service_url if running else await _serving_url(settings, resources)
         yield await _open(resources, url, limits.CONTROL_POOL_CONNECTIONS)
@@ -294,6 +296,14 @@ def _group_commit(database: Database, settings: Settings) -> GroupCommit:
     return GroupCommit(
         store, max_group_events=1, max_groups_per_tenant=settings.database_connections
     )
+
+
+def _must_have_a_cluster(settings: Settings) -> None:
+    if not EmbeddedPostgres.exists(settings.folder / "postgres"):
+        raise SettingsError(
+            f"No service has run in {settings.folder}, so there is no database: set "
+            "TILLSYNC_DATA_DIR to the service's folder, or TILLSYNC_DATABASE_URL to its database."
+        )
 
 
 def _must_be_migrated(status: migrations.Status) -> None:

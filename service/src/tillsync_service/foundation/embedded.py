@@ -127,6 +127,13 @@ class EmbeddedPostgres:
             running = host.postmaster(data_dir / "cluster")
             return replace(_read_access(data_dir), port=running[1]) if running else None
 
+    @staticmethod
+    def exists(data_dir: Path) -> bool:
+        """Whether a server was ever started here, so that there may be data."""
+        data_dir = data_dir.expanduser().resolve()
+        with _explained(data_dir):
+            return (data_dir / "cluster" / "PG_VERSION").exists()
+
     @property
     def admin_url(self) -> str:
         return self.access.admin_url
