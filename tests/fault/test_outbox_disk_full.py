@@ -1,6 +1,5 @@
 """A full disk, for real: a small file system of its own, filled to the last byte."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import pytest
 
+from support.disks import fill_with_a_log, mounted_disk
 from support.scripted_service import ScriptedService
 from support.till import SECRET, Till
 from tillsync.v1.retail_pb2 import Sale
@@ -22,15 +22,8 @@ BALLAST_BYTES = 512 * 1024
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 3 MiB."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("needs root on Linux, to mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine does not let us mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", mebibytes=3) as disk:
+        yield disk
 
 
 def open_outbox(disk):
@@ -43,9 +36,7 @@ def a_sale():
 
 def fill(disk):
     """Another program's log eats what is left."""
-    with contextlib.suppress(OSError), (disk / "other.log").open("ab", buffering=0) as file:
-        while True:
-            file.write(bytes(512))
+    fill_with_a_log(disk)
     assert free_bytes(disk) == 0
 
 
