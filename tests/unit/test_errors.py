@@ -6,7 +6,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
-from tillsync_service.foundation import errors
+from tillsync_service.foundation import db, errors
 from tillsync_service.foundation.errors import (
     InvalidRequest,
     Overloaded,
@@ -122,3 +122,19 @@ def test_every_reason_of_the_tree_is_one_of_the_contract():
     names = {value.removeprefix("ERROR_REASON_") for value in ErrorReason.keys()}  # noqa: SIM118
 
     assert {errors.reason_name(kind.default_reason) for kind in the_tree()} <= names
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("got result for unknown protocol state"),
+        ConnectionResetError(),
+        TimeoutError(),
+    ],
+)
+def test_a_lost_database_connection_is_no_verdict(lost):
+    """A connection that breaks in the middle of an answer leaves the sale undecided: the till
+    hears that it shall send it again, and not that something is wrong with it."""
+    with pytest.raises(Unavailable), db._database_errors():
+        raise lost

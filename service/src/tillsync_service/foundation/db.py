@@ -30,6 +30,16 @@ Row: TypeAlias = asyncpg.Record
 _DATA_CLASSES = ("22", "23", "54")
 
 
+# What a connection raises that is lost, or that was lost in the middle of an answer.
+_LOST = (
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
+
+
 class Role(StrEnum):
     """Who a transaction acts as; see migrations/versions/0001_foundation.py."""
 
@@ -178,7 +188,7 @@ async def _abort(connection: asyncpg.Connection, error: BaseException) -> None:
     try:
         if connection.is_in_transaction():
             await connection.execute("ROLLBACK", timeout=limits.CONNECT_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except (asyncpg.PostgresError, *_LOST):
         connection.terminate()
 
 
@@ -199,7 +209,7 @@ def _database_errors() -> Iterator[None]:
         if sqlstate.startswith(_DATA_CLASSES):
             raise DataRefused(sqlstate, error.constraint_name) from error
         raise Unavailable("The database cannot take this now; send the same again.") from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+    except _LOST as error:
         raise Unavailable("The database cannot be reached; send the same again.") from error
 
 
