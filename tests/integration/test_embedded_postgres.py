@@ -64,11 +64,7 @@ async def main():
     pid = int((server.data_dir / "cluster/postmaster.pid").read_text().split()[0])
     print(json.dumps({"server": pid, "uid": psutil.Process(pid).uids().real}), flush=True)
     await asyncio.sleep(600)
-if order.get("uvloop"):
-    import uvloop
-    uvloop.run(main())
-else:
-    asyncio.run(main())
+asyncio.run(main())
 """
 
 
@@ -215,11 +211,10 @@ async def test_nobody_enters_without_the_password(folder):
 
 
 @on_linux
-@pytest.mark.parametrize("uvloop", [False, True])
-async def test_a_killed_service_takes_its_server_along(folder, start_service, uvloop):
+async def test_a_killed_service_takes_its_server_along(folder, start_service):
     """The operator kills the service the hard way: no server stays behind, and the sales that
     were committed are there after the next start."""
-    service = start_service(folder, uvloop=uvloop)
+    service = start_service(folder)
     postgres = service.answer()["server"]
 
     service.killed()
