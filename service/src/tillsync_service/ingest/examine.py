@@ -74,32 +74,16 @@ def examine(
     entries = [event.amounts for event in chosen]
     amounts = list(map(_sums, entries))
     digests = list(map(digest, types, bodies))
-
-    refused = _Refused()
-    # Where each event has a value of its own, the column is looked at as a whole first.
-    if not _are_texts(keys, limits.MAX_KEY_CHARACTERS):
-        refused.where("key", lambda key: not _are_texts([key], limits.MAX_KEY_CHARACTERS), keys)
-    refused.where(
-        "body.type_url", lambda url: not _are_texts([url], limits.MAX_TYPE_URL_CHARACTERS), types
+    refusals = _refusals(
+        keys=keys,
+        types=types,
+        bodies=bodies,
+        epochs=epochs,
+        sequences=sequences,
+        days=days,
+        entries=entries,
+        amounts=amounts,
     )
-    if max(map(len, bodies)) > limits.MAX_BODY_BYTES:
-        refused.where("body.value", lambda body: len(body) > limits.MAX_BODY_BYTES, bodies)
-    if min(epochs) <= 0 or min(sequences) <= 0 or max(sequences) >= _INT64_MAX:
-        numbers = list(zip(epochs, sequences, strict=True))
-        for index in refused.where("device_sequence", _is_bad_number, numbers):
-            # A number that cannot be stored is no number to explain a hole with either.
-            epochs[index] = sequences[index] = 0
-    refused.where("business_day", _is_bad_day, days)
-    if max(map(len, entries)) > limits.MAX_AMOUNTS:
-        counts = list(map(len, entries))
-        refused.where("amounts", lambda count: count > limits.MAX_AMOUNTS, counts)
-    if not _are_texts(set().union(*amounts), limits.MAX_CURRENCY_CHARACTERS):
-        refused.where(
-            "amounts.currency",
-            lambda currencies: not _are_texts(currencies, limits.MAX_CURRENCY_CHARACTERS),
-            list(map(tuple, amounts)),
-        )
-
     seconds, nanos, flags = _clocks(chosen, now)
     if device.suspect:
         flags = [bits | _SUSPECT for bits in flags]
@@ -115,7 +99,7 @@ def examine(
         device,
         events,
         list(places),
-        refused.column(len(keys)),
+        refusals,
         keys,
         digests,
         epochs,
@@ -139,6 +123,43 @@ def _shared(values: list[T]) -> list[T]:
     if len(one_of) == 1:
         return values[:1] * len(values)
     return [one_of[value] for value in values]
+
+
+def _refusals(
+    *,
+    keys: Sequence[str],
+    types: Sequence[str],
+    bodies: Sequence[bytes],
+    epochs: list[int],
+    sequences: list[int],
+    days: Sequence[str],
+    entries: Sequence[Sequence[Amount]],
+    amounts: Sequence[dict[str, int]],
+) -> list[Refusal | None]:
+    """Why each event cannot be stored, if so. A number that cannot be stored either is no number
+    to explain a hole with, and is set to 0."""
+    refused = _Refused()
+    # Where each event has a value of its own, the column is looked at as a whole first.
+    if not _are_texts(keys, limits.MAX_KEY_CHARACTERS):
+        refused.where("key", _is_bad_text(limits.MAX_KEY_CHARACTERS), keys)
+    refused.where("body.type_url", _is_bad_text(limits.MAX_TYPE_URL_CHARACTERS), types)
+    if max(map(len, bodies)) > limits.MAX_BODY_BYTES:
+        refused.where("body.value", lambda body: len(body) > limits.MAX_BODY_BYTES, bodies)
+    if min(epochs) <= 0 or min(sequences) <= 0 or max(sequences) >= _INT64_MAX:
+        numbers = list(zip(epochs, sequences, strict=True))
+        for index in refused.where("device_sequence", _is_bad_number, numbers):
+            epochs[index] = sequences[index] = 0
+    refused.where("business_day", _is_bad_day, days)
+    if max(map(len, entries)) > limits.MAX_AMOUNTS:
+        counts = list(map(len, entries))
+        refused.where("amounts", lambda count: count > limits.MAX_AMOUNTS, counts)
+    if not _are_texts(set().union(*amounts), limits.MAX_CURRENCY_CHARACTERS):
+        refused.where(
+            "amounts.currency",
+            lambda currencies: not _are_texts(currencies, limits.MAX_CURRENCY_CHARACTERS),
+            list(map(tuple, amounts)),
+        )
+    return refused.column(len(keys))
 
 
 class _Refused(dict[int, str]):
@@ -193,6 +214,10 @@ def _are_texts(texts: Collection[str], max_characters: int) -> bool:
     )
 
 
+def _is_bad_text(max_characters: int) -> Callable[[str], bool]:
+    return lambda text: not _are_texts([text], max_characters)
+
+
 def _is_bad_number(number: tuple[int, int]) -> bool:
     epoch, sequence = number
     return number != (0, 0) and not (epoch > 0 and 0 < sequence < _INT64_MAX)
@@ -209,6 +234,8 @@ def _sums(entries: Sequence[Amount]) -> dict[str, int]:
     if len(entries) == 1:
         only = entries[0]
         return {only.currency: only.minor_units}
+    if len(entries) > limits.MAX_AMOUNTS:  # refused, and perhaps a million
+        return {}
     amounts: dict[str, int] = {}
     for amount in entries:
         amounts[amount.currency] = amounts.get(amount.currency, 0) + amount.minor_units
