@@ -1,7 +1,7 @@
 """IngestService: parse, submit, render."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
 
@@ -42,21 +42,11 @@ class IngestServicer(IngestServiceServicer):
         # While one batch is answered the next is stored, and the one after it examined. None is
         # stored before the one before it is: a device's events keep their order, whatever happens.
         async with (
-            aclosing(one_ahead(self._each_examined(request_iterator))) as batches,
-            aclosing(one_ahead(self._each_stored(batches))) as receipts,
+            aclosing(one_ahead(request_iterator, self._examined)) as batches,
+            aclosing(one_ahead(batches, self._store)) as receipts,
         ):
             async for receipt in receipts:
                 yield wire.fill(pb.IngestStreamResponse(), receipt, self._clock())
-
-    async def _each_examined(
-        self, requests: AsyncIterator[pb.IngestStreamRequest]
-    ) -> AsyncGenerator[Batch, None]:
-        async for request in requests:
-            yield await self._examined(request)
-
-    async def _each_stored(self, batches: AsyncIterator[Batch]) -> AsyncGenerator[Receipt, None]:
-        async for batch in batches:
-            yield await self._store(batch)
 
     async def _store(self, batch: Batch) -> Receipt:
         return await self._group_commit.submit(batch.device.tenant_id, batch)
