@@ -37,6 +37,22 @@ async def test_a_busy_retailer_waits_for_itself_and_for_nobody_else():
     assert await who_is_in(waiting) == [True]
 
 
+async def test_a_retailer_at_its_share_delays_nobody_where_little_is_left():
+    """One retailer's tills fill its share and wait for themselves: while the rest is nearly taken
+    too, another retailer's small sale still goes past them, and nobody is sent away for them."""
+    budget = Budget(total=100, each=60)
+    await budget.take("busy", 60)
+    await budget.take("other", 30)
+    waiting = asked(budget, "busy", 20)
+    await settled()
+
+    small = asked(budget, "small", 5)
+
+    assert await who_is_in(waiting, small) == [False, True]
+    assert budget.is_wanted_from("busy", 0)
+    assert not budget.is_wanted_from("other", 0)
+
+
 async def test_what_a_small_sale_does_not_need_is_free_at_once():
     """A call of a small sale is reckoned as the largest until it is here: from then on the room is
     the others'."""
@@ -142,3 +158,29 @@ async def test_who_is_gone_cannot_hold_anything_any_more():
     guest.hold(await budget.take("a", 6))
 
     assert (await budget.take("b", 10)).size == 10
+
+
+async def test_an_empty_message_leaves_nothing_behind():
+    """A broken till sends messages without a byte in them: no retailer is remembered for it."""
+    budget = Budget()
+
+    (await budget.take("a", 0)).give_back()
+
+    assert not budget._payers
+
+
+@pytest.mark.parametrize("moment", range(4))
+async def test_a_till_may_be_asked_to_leave_twice(moment):
+    """A till is sent away in the very moment in which the service stops: it hears the first reason,
+    and the stop goes on."""
+    guest = Guest()
+    waiting = asyncio.create_task(guest.wait_for(asyncio.Event().wait))
+    await asyncio.sleep(0)
+
+    guest.end(Overloaded("first"))
+    for _ in range(moment):
+        await asyncio.sleep(0)
+    guest.end(Overloaded("second"))
+
+    with pytest.raises(Overloaded, match="first"):
+        await waiting

@@ -99,7 +99,10 @@ class Budget:
         if not self._turns:
             return False
         first = self._payers[self._turns[0]].line[0]
-        return first.size > self._left and first.since <= too_long_ago
+        return (
+            self._left < first.size <= self._left_of_share(self._turns[0])
+            and first.since <= too_long_ago
+        )
 
     async def _wait(self, payer: Hashable, waiter: _Waiter, in_memory: int) -> None:
         if (
@@ -145,12 +148,13 @@ class Budget:
         while passed < len(self._turns):
             payer = self._turns[0]
             line = self._payers[payer].line
+            if line[0].size > self._left_of_share(payer):
+                self._turns.rotate(-1)
+                passed += 1
+                continue
             if line[0].size > self._left:
                 return
             self._turns.rotate(-1)
-            if not self._has_room(payer, line[0].size):
-                passed += 1
-                continue
             passed = 0
             waiter = line.popleft()
             if not line:
@@ -160,13 +164,16 @@ class Budget:
                 waiter.admitted.set_result(None)
 
     def _has_room(self, payer: Hashable, size: int) -> bool:
+        return size <= self._left and size <= self._left_of_share(payer)
+
+    def _left_of_share(self, payer: Hashable) -> int:
         account = self._payers.get(payer)
-        taken = account.taken if account else 0
-        return size <= self._left and taken + size <= self._each
+        return self._each - (account.taken if account else 0)
 
     def _hand_out(self, payer: Hashable, size: int) -> None:
         self._left -= size
         self._payers.setdefault(payer, _Payer()).taken += size
+        self._forget_if_idle(payer)  # an empty message takes nothing
 
     def _forget_if_idle(self, payer: Hashable) -> None:
         account = self._payers[payer]

@@ -52,8 +52,10 @@ class Guest:
         raise self._error from None
 
     def end(self, error: ServiceError) -> None:
-        """Ends the call with `error` where it waits now, or will wait next."""
-        self._error = self._error or error
+        """Ends the call with `error` where it waits now, or will wait next. The first counts."""
+        if self._error is not None:
+            return  # a wait that is ending already cannot be ended again
+        self._error = error
         if self._waiting is not None:
             self._waiting.reschedule(0)
 
