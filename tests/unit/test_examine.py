@@ -13,7 +13,7 @@ from tillsync.v1.event_pb2 import Event, EventFlag
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.identity import Device
 from tillsync_service.ingest.batch import Batch, Refusal
-from tillsync_service.ingest.examine import UNDECLARED_DAY, digest, examine
+from tillsync_service.ingest.examine import UNDECLARED_DAY, _begun_with, digest, examine
 from tillsync_service.ingest.wire import flags_of
 
 INT64_MAX = 2**63 - 1
@@ -292,3 +292,13 @@ def test_a_selection_of_a_batch_is_as_if_only_these_had_come():
     alone = examine([events[1], events[2], events[5]], device, NOW)
     assert rows(chosen) == rows(alone)
     assert chosen.totals == alone.totals
+
+
+def test_a_refused_type_is_not_remembered():
+    """A broken till sends types of megabytes, each another one: they are refused, and none of them
+    stays in the service's memory."""
+    _begun_with.cache_clear()
+
+    assert refused(an_event(body={"type_url": "t" * 1_000_000})).refusal.field == "body.type_url"
+
+    assert _begun_with.cache_info().currsize == 0

@@ -47,7 +47,9 @@ FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
 
 def digest(type_url: str, body: bytes) -> bytes:
     """What two events with one key are compared by: 16 bytes."""
-    hasher = _begun_with(type_url).copy()
+    # What is remembered stays: a type that is refused may have megabytes.
+    is_short = len(type_url) <= limits.MAX_TYPE_URL_CHARACTERS
+    hasher = (_begun_with if is_short else _begun_with.__wrapped__)(type_url).copy()
     hasher.update(body)
     return hasher.digest()[:DIGEST_BYTES]
 
