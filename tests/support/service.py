@@ -39,7 +39,8 @@ from tillsync_service.ingest.store import IngestStore
 from tillsync_service.ingest.verdicts import Verdicts
 
 OPTIONS = (
-    ("grpc.max_receive_message_length", limits.MAX_REQUEST_BYTES + 64 * 1024),
+    ("grpc.max_receive_message_length", limits.MAX_RECEIVE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.so_reuseport", 0),
 )
 DETAILS = {

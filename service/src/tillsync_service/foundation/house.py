@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import structlog
+
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.budget import Budget, Share
@@ -21,6 +23,8 @@ from tillsync_service.foundation.errors import (
     Unavailable,
 )
 from tillsync_service.foundation.identity import Caller
+
+log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
 
@@ -160,9 +164,11 @@ class House:
             guest.end(error)
         except ServiceError:
             pass  # not known now: whatever it says next is asked for then
+        except Exception as error:  # whatever it is, the rounds must go on
+            log.exception("round_failed", exc_info=error)
         if guest.keeps_waiting(self.budget):
-            # A receiver is asked to leave. A sender, which stands in gRPC, has no use for its room
-            # until the peer takes the answer.
+            # A receiver is asked to leave. A sender stands in gRPC, where nobody can reach it; all
+            # it may still have is the batch that was made ready behind its answer.
             guest.end(Overloaded("The message did not come in time, and others wait."))
             guest.give_all_back()
 

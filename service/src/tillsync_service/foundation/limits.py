@@ -19,7 +19,8 @@ DEFAULT_PAGE_SIZE = 100
 MAX_CODE_VALID_SECONDS = 30 * 86_400
 DEFAULT_CODE_VALID_SECONDS = 86_400
 
-# How many events are examined before the loop looks around: about a millisecond.
+# How many events are examined before the loop looks around: about a millisecond, if they are sales
+# and not megabytes.
 EXAMINE_SLICE_EVENTS = 256
 
 # Group commit: a transaction takes at most this many events of one tenant; a tenant may have this

@@ -145,7 +145,7 @@ def totals_of(
     for business_day, of_event, digest_ in zip(days, amounts, digests, strict=True):
         for name, minor_units in (of_event or {NO_CURRENCY: 0}).items():
             one = DayTotal(1, minor_units, int.from_bytes(digest_))
-            add_totals(totals, {(business_day, name): one})
+            totals.setdefault((business_day, name), DayTotal()).add(one)
     return totals
 
 

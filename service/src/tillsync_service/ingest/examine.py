@@ -47,9 +47,9 @@ FORKED = 1 << EventFlag.EVENT_FLAG_FORKED
 
 def digest(type_url: str, body: bytes) -> bytes:
     """What two events with one key are compared by: 16 bytes."""
-    # What is remembered stays: a type that is refused may have megabytes.
-    is_short = len(type_url) <= limits.MAX_TYPE_URL_CHARACTERS
-    hasher = (_begun_with if is_short else _begun_with.__wrapped__)(type_url).copy()
+    if len(type_url) > limits.MAX_TYPE_URL_CHARACTERS:
+        return bytes(DIGEST_BYTES)  # refused, and too long to be remembered
+    hasher = _begun_with(type_url).copy()
     hasher.update(body)
     return hasher.digest()[:DIGEST_BYTES]
 

@@ -117,12 +117,14 @@ def presented(batches: Iterable[Batch]) -> dict[Outbox, Ranges]:
     """Which numbers each outbox presents in this group."""
     numbers: dict[Outbox, set[int]] = {}
     for batch in batches:
-        for epoch in set(batch.epochs) - {0}:
-            numbers.setdefault((batch.device.device_id, epoch), set()).update(
-                sequence
-                for of_epoch, sequence in zip(batch.epochs, batch.sequences, strict=True)
-                if of_epoch == epoch
-            )
+        device_id = batch.device.device_id
+        by_epoch: dict[int, set[int]] = {
+            epoch: numbers.setdefault((device_id, epoch), set())
+            for epoch in set(batch.epochs) - {0}
+        }
+        for epoch, sequence in zip(batch.epochs, batch.sequences, strict=True):
+            if sequence:
+                by_epoch[epoch].add(sequence)
     return {outbox: ranges(members) for outbox, members in numbers.items()}
 
 
