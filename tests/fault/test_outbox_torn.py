@@ -25,8 +25,8 @@ def path(tmp_path):
     return tmp_path / "outbox.db"
 
 
-def open_outbox(path, **settings):
-    return Outbox.open(path, ballast_bytes=0, **settings)
+def open_outbox(path, *, ballast_bytes=0, **settings):
+    return Outbox.open(path, ballast_bytes=ballast_bytes, **settings)
 
 
 def a_sale(number=1):
@@ -409,3 +409,31 @@ def test_folder_at_the_path_is_named(path):
 
     with pytest.raises(OutboxUnavailable, match=r"outbox\.db"):
         open_outbox(path)
+
+
+@pytest.mark.parametrize("spoil", [garbage, few_bytes, another_programs])
+def test_a_file_that_never_was_an_outbox_is_left_alone(tmp_path, spoil):
+    """Somebody mistyped the path, and it is the point of sale's own database: it stays where it is,
+    as it is, and the message names it."""
+    path = tmp_path / "pos.sqlite"
+    spoil(path)
+    content = path.read_bytes()
+
+    with pytest.raises(OutboxUnavailable, match=r"pos\.sqlite is no outbox .*path of its own"):
+        open_outbox(path)
+
+    assert path.read_bytes() == content
+    assert list(tmp_path.glob("*set-aside*")) == []
+
+
+def test_an_outbox_of_another_name_is_replaced_when_it_goes_bad(tmp_path):
+    """Where an outbox has lived, selling goes on in a new one, whatever its name."""
+    path = tmp_path / "till-3.sqlite"
+    with open_outbox(path, ballast_bytes=4096) as outbox:
+        outbox.record(a_sale())
+    garbage(path)
+
+    with open_outbox(path, ballast_bytes=4096) as outbox:
+        assert outbox.record(a_sale()).sequence == 1
+
+    assert len(list(tmp_path.glob("till-3.sqlite.set-aside-*"))) == 1

@@ -62,6 +62,21 @@ async def test_a_first_day(shell, service):
     assert list(service.stored) == ["receipt-1"]
 
 
+async def test_a_drain_with_nothing_to_send_forgets_nothing(shell, service):
+    """The technician drains a till twice and asks when head office last acknowledged a sale: the
+    second drain had nothing to send, and the answer is still the first one's."""
+    await enrolled(shell, service)
+    await shell("record", "--amount", "USD=1250", "--key", "receipt-1", given=SALE)
+    await shell("drain")
+    first = json.loads((await shell("status", "--json"))[1])["link"]
+
+    assert (await shell("drain"))[:2] == (0, "nothing waits\n")
+
+    again = json.loads((await shell("status", "--json"))[1])["link"]
+    assert first["last_contact_at"]
+    assert again == first
+
+
 async def test_enrolling_twice_with_one_code_gives_the_same_till(shell, service):
     """The answer to the enrolment was lost and the technician types the code again: the device
     shows the same secret, so that it is the same till and not a second one."""

@@ -81,9 +81,9 @@ class Outbox:
     ) -> Self:
         """Opens or creates an outbox in a file of its own (default: `default_path()`).
 
-        A torn file, or one of another program, is set aside with a warning in the log that names
-        it, and a new one begun. Raises OutboxUnavailable where neither is possible, OutboxTooNew
-        for a file of a later release.
+        A torn file, or one of another program under an outbox's name, is set aside with a warning
+        in the log that names it, and a new one begun. Raises OutboxUnavailable where neither is
+        possible, or the file never was an outbox, OutboxTooNew for a file of a later release.
         """
         path = Path(path) if path else default_path()
         return cls(OutboxFile(path, busy_timeout_seconds, ballast_bytes=ballast_bytes), clock)

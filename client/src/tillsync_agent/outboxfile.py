@@ -42,6 +42,7 @@ from tillsync_agent.storage import (
 
 T = TypeVar("T")
 
+OUTBOX_NAME = "outbox.db"
 SETUP_WAIT_SECONDS = 30.0
 ATTEMPTS = 4
 
@@ -206,12 +207,23 @@ class OutboxFile:
             except Unusable as unusable:
                 if self.joined:
                     raise OutboxUnavailable(f"{self.path}: {unusable}") from unusable
+                if not self._may_be_an_outbox():
+                    raise OutboxUnavailable(
+                        f"{self.path} is no outbox ({unusable}) and is left as it is: "
+                        "give the outbox a path of its own"
+                    ) from unusable
                 self._set_aside(str(unusable))
             except OutboxFull:
                 # Opening takes a few pages. An agent that could not even open would never settle.
                 if not self.ballast.release():
                     raise
             return self._prepared()
+
+    def _may_be_an_outbox(self) -> bool:
+        """Whether the file has the name that outboxes have, or one has lived here. Anything else
+        is perhaps somebody's, under a path that was mistyped."""
+        beside = (_beside(self.path, ".ballast"), _beside(self.path, ".agent-lock"))
+        return self.path.name == OUTBOX_NAME or any(path.exists() for path in beside)
 
     def _prepared(self) -> Connection:
         if not self.joined:

@@ -87,6 +87,8 @@ class Uploader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sends until `stop` is set; a batch in flight is finished first."""
+        with suppress(OutboxUnavailable):
+            await self._remember()
         while not stop.is_set():
             try:
                 pause_seconds = await self.step()
@@ -264,6 +266,13 @@ class Uploader:
         if error != self.note.last_error:
             _log.warning("not acknowledged: %s", error)
         self.note.last_error, self.note.last_error_at = error, self._now_text()
+
+    async def _remember(self) -> None:
+        """What the agent before this one knew stays true until there is something newer."""
+        held = AgentNote.parse((await self._off_loop(self._outbox.notes)).get(NOTE_NAME, ""))
+        self.note.last_contact_at = held.last_contact_at
+        self.note.last_acknowledged_at = held.last_acknowledged_at
+        self.note.history_id = held.history_id
 
     async def _write_note(self, *, urgent: bool = False) -> None:
         """At most once a second, and only if changed: each is a durable write on the disk."""
