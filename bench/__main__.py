@@ -30,7 +30,7 @@ class Size:
 @click.option("--calls", default=6_000, show_default=True, help="Single-event calls.")
 @click.option("--backlog", default=100_000, show_default=True, help="Events one agent drains.")
 def main(events: int, rounds: int, ledger_rows: int, calls: int, backlog: int) -> None:
-    r"""Measure everything side by side: ratios are what counts, the machine may be slow.
+    """Measure everything side by side: ratios are what counts, the machine may be slow.
 
     \b
     Example: python -m bench --events 20000 --rounds 1 --ledger-rows 200000 --backlog 20000

@@ -99,3 +99,12 @@ async def test_a_stick_is_taken_to_a_service_that_is_stopped(folder):
     line = one_line(await shell_in(folder).run("ingest-file", a_stick(folder)))
 
     assert "does not know" in line
+
+
+async def test_no_token_is_made_where_no_service_has_run(folder):
+    """The operator asks for a token with the wrong data folder: it would be for no service, so one
+    line names the setting, and no key is left there."""
+    line = one_line(await shell_in(folder).run("operator-token"))
+
+    assert "TILLSYNC_DATA_DIR" in line
+    assert not (folder / "data").exists()

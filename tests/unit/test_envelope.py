@@ -131,3 +131,11 @@ def test_digest_follows_the_rule_that_the_service_follows(type_url, value):
     expected = hashlib.sha256(type_url.encode() + b"\0" + value).digest()[:16]
 
     assert envelope.digest(type_url, value) == expected
+
+
+@pytest.mark.parametrize("body", [None, {"receipt": 1}, "text", ("type", "text"), ("a", b"", b"")])
+def test_what_is_no_body_is_said_to_be_none(body):
+    """The POS developer passes something else by mistake: the error names the field and the forms
+    that it takes."""
+    with pytest.raises(EventNotRecordable, match="body: is neither a message nor a pair"):
+        an_event(body=body)

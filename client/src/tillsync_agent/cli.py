@@ -150,7 +150,7 @@ def enroll(
 @click.option("--body-file", type=click.File("rb"), default="-", help="Default: standard input.")
 @click.option("--amount", "amounts", multiple=True, help="In minor units: USD=1250.")
 @click.option("--business-day", help="The shop's day as the till declares it: 2026-11-22.")
-@click.option("--key", help="Your own idempotency key; the same key twice is the same sale.")
+@click.option("--key", help="Your own idempotency key: the same key and sale again counts once.")
 @click.pass_obj
 def record(
     state_dir: Path | None,

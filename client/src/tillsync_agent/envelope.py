@@ -98,9 +98,12 @@ def _any(body: Body) -> Any:
         # Deterministic: the same sale recorded again must have the same digest.
         packed.Pack(body, deterministic=True)
         return packed
-    type_url, packed.value = body
-    packed.type_url = _text("body", type_url, MAX_TYPE_URL_CHARS)
-    return packed
+    match body:
+        case (str() as type_url, bytes() as value):
+            packed.type_url = _text("body", type_url, MAX_TYPE_URL_CHARS)
+            packed.value = value
+            return packed
+    raise EventNotRecordable("body", "is neither a message nor a pair (type_url, bytes)")
 
 
 def _text(field: str, text: str, most: int) -> str:

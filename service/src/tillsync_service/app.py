@@ -269,8 +269,15 @@ def signing_keys(settings: Settings) -> KeyFile:
 
 
 def token_issuer(settings: Settings) -> TokenIssuer:
-    """What signs tokens with this machine's keys."""
-    return TokenIssuer(signing_keys(settings), utc_now)
+    """What signs tokens with the keys of this machine's service. Raises SettingsError where none
+    has run: with keys of its own, a token would be for no service."""
+    path = settings.signing_keys_file
+    if settings.signing_keys is None and not path.exists():
+        raise SettingsError(
+            f"There are no signing keys at {path} yet: start the service first, or set "
+            "TILLSYNC_DATA_DIR to its folder, or TILLSYNC_SIGNING_KEYS to its keys."
+        )
+    return TokenIssuer(KeyFile(path), utc_now)
 
 
 def _must_be_free(listen: str) -> None:
