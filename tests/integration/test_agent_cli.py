@@ -77,6 +77,27 @@ async def test_a_drain_with_nothing_to_send_forgets_nothing(shell, service):
     assert again == first
 
 
+async def test_an_outbox_that_went_bad_needs_a_person(shell, service):
+    """Lightning destroys the till's outbox with a sale in it that was never sent. Selling goes on,
+    and status does not say that all is well: it names the file, until somebody has moved it."""
+    await enrolled(shell, service)
+    await shell("record", "--amount", "USD=1250", "--key", "lost", given=SALE)
+    (shell.folder / "outbox.db").write_bytes(b"\xa5" * 10_000)
+    await shell("drain")
+
+    code, out, _ = await shell("status", "--json")
+    told = json.loads(out)
+    _, for_a_person, _ = await shell("status")
+
+    (aside,) = told["set_aside"]
+    assert (code, told["waiting"]) == (1, 0)
+    assert aside in told["problems"][0]
+    assert "link               up, last contact" in for_a_person
+    for part in shell.folder.glob("outbox.db.set-aside-*"):
+        part.unlink()
+    assert (await shell("status"))[0] == 0
+
+
 async def test_enrolling_twice_with_one_code_gives_the_same_till(shell, service):
     """The answer to the enrolment was lost and the technician types the code again: the device
     shows the same secret, so that it is the same till and not a second one."""

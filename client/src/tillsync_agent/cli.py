@@ -247,6 +247,7 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
             clock_offset_ms=outbox.clock_offset_ms,
             agent_running=_is_running(outbox),
             now=datetime.now(UTC),
+            set_aside=outbox.set_aside,
         )
     if as_json:
         click.echo(json.dumps(held.as_dict(), indent=2))

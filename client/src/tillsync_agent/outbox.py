@@ -295,6 +295,11 @@ class Outbox:
         self._file.ballast.fill()
 
     @property
+    def set_aside(self) -> list[Path]:
+        """The files that were unusable and lie beside, oldest first. Of a joined file: none."""
+        return [] if self._file.joined else self._file.set_aside_files()
+
+    @property
     def disk_is_full(self) -> bool:
         """Whether the ballast had to be released, and there is no room yet to restore it."""
         return self._file.ballast.is_released()

@@ -3,8 +3,10 @@
 It needs no running agent: all of it comes from the outbox and from what the last agent noted there.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
@@ -38,6 +40,8 @@ class Status:
     last_settled_at: str
     clock_offset_ms: int | None
     link: AgentNote
+    set_aside: list[str]
+    """Outbox files that were unusable."""
     problems: list[str]
     """Sentences for a person; empty when all is well."""
 
@@ -54,6 +58,7 @@ def of(
     clock_offset_ms: int | None,
     agent_running: bool,
     now: datetime,
+    set_aside: Sequence[Path] = (),
 ) -> Status:
     """Puts the pieces together and says what is wrong, if anything is."""
     return Status(
@@ -76,6 +81,7 @@ def of(
         last_settled_at=_text(summary.last_settled_at),
         clock_offset_ms=clock_offset_ms,
         link=note,
+        set_aside=[str(path) for path in set_aside],
         problems=[
             problem
             for problem in (
@@ -85,6 +91,7 @@ def of(
                 _dead(summary),
                 _suspect(note),
                 clock_sentence(clock_offset_ms),
+                *map(_set_aside, set_aside),
             )
             if problem
         ],
@@ -127,6 +134,7 @@ def lines(status: Status) -> list[tuple[str, str]]:
     """The status as rows of a table: what, and how it stands."""
     money = ", ".join(f"{minor} {unit}" for unit, minor in sorted(status.money_waiting.items()))
     link = status.link
+    link_word = _LINK_WORDS.get(link.link, link.link)
     rows = [
         ("device", f"{status.device_name} {status.device_id}".strip() or "not enrolled"),
         ("store", f"{status.store_name} {status.store_id}".strip() or "-"),
@@ -138,11 +146,15 @@ def lines(status: Status) -> list[tuple[str, str]]:
         ("held back", f"{status.held}: {status.held_error}" if status.held else "0"),
         ("dead letters", str(status.dead_letters)),
         ("last acknowledged", link.last_acknowledged_at or "never"),
-        ("link", f"{link.link}, last contact {link.last_contact_at or 'never'}"),
+        ("link", f"{link_word}, last contact {link.last_contact_at or 'never'}"),
         ("last error", f"{link.last_error_at} {link.last_error}".strip() or "-"),
         ("next try", link.next_try_at or "-"),
     ]
     return rows + [("ATTENTION", problem) for problem in status.problems]
+
+
+# A circuit's words say the opposite to most people.
+_LINK_WORDS = {"closed": "up", "open": "down", "half-open": "being tried"}
 
 
 def _enrolment(settings: Settings) -> str:
@@ -160,6 +172,13 @@ def _dead(summary: Summary) -> str:
         return ""
     return (
         f"{summary.dead_letters} events were refused by head office: `tillsync-agent dead-letters`"
+    )
+
+
+def _set_aside(path: Path) -> str:
+    return (
+        f"the outbox was unusable and lies in {path}: sales that could not be read from it may be "
+        "missing at head office; compare with the till's own records, then move the file away"
     )
 
 
