@@ -81,9 +81,8 @@ class Outbox:
     ) -> Self:
         """Opens or creates an outbox in a file of its own (default: `default_path()`).
 
-        A torn file, or one of another program under an outbox's name, is set aside with a warning
-        in the log that names it, and a new one begun. Raises OutboxUnavailable where neither is
-        possible, or the file never was an outbox, OutboxTooNew for a file of a later release.
+        A torn or foreign outbox is set aside, which the log says, and a new one begun. Raises
+        OutboxUnavailable where that cannot be or never was one, OutboxTooNew for a later release's.
         """
         path = Path(path) if path else default_path()
         return cls(OutboxFile(path, busy_timeout_seconds, ballast_bytes=ballast_bytes), clock)
@@ -296,8 +295,8 @@ class Outbox:
 
     @property
     def set_aside(self) -> list[Path]:
-        """The files that were unusable and lie beside, oldest first. Of a joined file: none."""
-        return [] if self._file.joined else self._file.set_aside_files()
+        """The files that were unusable and lie beside, oldest first."""
+        return self._file.set_aside_files()
 
     @property
     def disk_is_full(self) -> bool:
@@ -316,7 +315,7 @@ class Outbox:
         done = self.notes()
         return sum(
             self._bring_back(aside)
-            for aside in self._file.set_aside_files()
+            for aside in self.set_aside
             if sql.NOTE_BROUGHT_BACK + aside.name not in done
         )
 
@@ -363,9 +362,8 @@ class Outbox:
     def waiting_envelopes(self) -> Iterator[bytes]:
         """Every waiting event, oldest first, held ones too; in pages, so that nobody waits."""
         after = 0
-        everything = 2**62
         while page := self._file.run(
-            partial(sql.take, (after, everything, everything, MAX_TAKE_EVENTS), MAX_TAKE_BYTES),
+            partial(sql.take, (after, 2**62, 2**62, MAX_TAKE_EVENTS), MAX_TAKE_BYTES),
             begin="BEGIN",
         ):
             yield from (row.envelope for row in page)
@@ -387,9 +385,7 @@ class Outbox:
         return dict(money)
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._file.run(
-            lambda cursor: cursor.execute(query, values).fetchall(), begin="BEGIN"
-        )
+        return self._file.run(lambda it: it.execute(query, values).fetchall(), begin="BEGIN")
 
     def _change(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         rows = list(rows)
