@@ -1,4 +1,51 @@
 -- Tables and columns
+audit.tenant_id uuid NOT NULL
+audit.audit_id uuid NOT NULL DEFAULT gen_random_uuid()
+audit.happened_at timestamp with time zone NOT NULL DEFAULT now()
+audit.actor text NOT NULL
+audit.action text NOT NULL
+audit.detail jsonb NOT NULL
+collection.tenant_id uuid NOT NULL
+collection.name text NOT NULL COLLATE "C"
+collection.policy text NOT NULL
+collection.lookup_keys text[] NOT NULL
+collection.load_order integer NOT NULL
+collection.version bigint NOT NULL
+conflict.tenant_id uuid NOT NULL
+conflict.conflict_id bigint NOT NULL
+conflict.device_id uuid NOT NULL
+conflict.epoch bigint NOT NULL
+conflict.sequence bigint NOT NULL
+conflict.collection text NOT NULL COLLATE "C"
+conflict.scope uuid NOT NULL
+conflict.record_id text NOT NULL COLLATE "C"
+conflict.kind text NOT NULL
+conflict.base_version bigint NOT NULL
+conflict.edit_body text NOT NULL
+conflict.met_version bigint NOT NULL
+conflict.met_body text
+conflict.outcome text NOT NULL
+conflict.reason text NOT NULL
+conflict.occurred_at timestamp with time zone NOT NULL DEFAULT now()
+conflict.choice text
+conflict.decided_by text
+conflict.decided_at timestamp with time zone
+conflict.decided_version bigint
+day_claim.tenant_id uuid NOT NULL
+day_claim.device_id uuid NOT NULL
+day_claim.business_day date NOT NULL
+day_claim.currency text NOT NULL COLLATE "C"
+day_claim.event_count bigint NOT NULL
+day_claim.amount_minor numeric NOT NULL
+day_claim.digest_sum numeric NOT NULL
+day_claim.claimed_at timestamp with time zone NOT NULL DEFAULT now()
+day_close.tenant_id uuid NOT NULL
+day_close.device_id uuid NOT NULL
+day_close.business_day date NOT NULL
+day_close.revision integer NOT NULL
+day_close.event_count bigint NOT NULL
+day_close.digest_sum numeric NOT NULL
+day_close.closed_at timestamp with time zone NOT NULL DEFAULT now()
 device.tenant_id uuid NOT NULL
 device.device_id uuid NOT NULL
 device.store_id uuid NOT NULL
@@ -6,6 +53,7 @@ device.name text NOT NULL
 device.enrolled_at timestamp with time zone NOT NULL DEFAULT now()
 device.revoked_at timestamp with time zone
 device.suspect_since timestamp with time zone
+device.placed_version bigint NOT NULL DEFAULT 0
 device_day.tenant_id uuid NOT NULL
 device_day.device_id uuid NOT NULL
 device_day.business_day date NOT NULL
@@ -50,6 +98,26 @@ event_key.tenant_id uuid NOT NULL
 event_key.key text NOT NULL COLLATE "C"
 event_key.position bigint NOT NULL
 event_key.digest bytea NOT NULL
+mutation.tenant_id uuid NOT NULL
+mutation.device_id uuid NOT NULL
+mutation.epoch bigint NOT NULL
+mutation.sequence bigint NOT NULL
+mutation.digest bytea NOT NULL
+mutation.outcome text NOT NULL
+mutation.version bigint NOT NULL
+mutation.reason text NOT NULL
+mutation.field text NOT NULL
+mutation.received_at timestamp with time zone NOT NULL DEFAULT now()
+mutation_progress.tenant_id uuid NOT NULL
+mutation_progress.device_id uuid NOT NULL
+mutation_progress.epoch bigint NOT NULL
+mutation_progress.last_sequence bigint NOT NULL
+mutation_progress.version bigint NOT NULL
+outbox_claim.tenant_id uuid NOT NULL
+outbox_claim.device_id uuid NOT NULL
+outbox_claim.outbox_epoch bigint NOT NULL
+outbox_claim.last_sequence bigint NOT NULL
+outbox_claim.claimed_at timestamp with time zone NOT NULL DEFAULT now()
 quarantine.tenant_id uuid NOT NULL
 quarantine.key text NOT NULL COLLATE "C"
 quarantine.digest bytea NOT NULL
@@ -58,6 +126,28 @@ quarantine.store_id uuid NOT NULL
 quarantine.device_id uuid NOT NULL
 quarantine.received_at timestamp with time zone NOT NULL DEFAULT now()
 quarantine.envelope bytea NOT NULL
+record.tenant_id uuid NOT NULL
+record.collection text NOT NULL COLLATE "C"
+record.scope uuid NOT NULL
+record.record_id text NOT NULL COLLATE "C"
+record.version bigint NOT NULL
+record.body text
+record.hash numeric
+record.edited_by uuid
+record.edited_from bigint
+record.changed_at timestamp with time zone NOT NULL DEFAULT now()
+record_digest.tenant_id uuid NOT NULL
+record_digest.collection text NOT NULL COLLATE "C"
+record_digest.scope uuid NOT NULL
+record_digest.record_count bigint NOT NULL
+record_digest.digest numeric NOT NULL
+record_staging.tenant_id uuid NOT NULL
+record_staging.import_id uuid NOT NULL
+record_staging.number bigint NOT NULL
+record_staging.record_id text NOT NULL COLLATE "C"
+record_staging.body text
+record_staging.hash numeric
+record_staging.staged_at timestamp with time zone NOT NULL DEFAULT now()
 rejection.tenant_id uuid NOT NULL
 rejection.device_id uuid NOT NULL
 rejection.outbox_epoch bigint NOT NULL
@@ -78,8 +168,23 @@ tenant_head.tenant_id uuid NOT NULL
 tenant_head.stream text NOT NULL
 tenant_head.position bigint NOT NULL DEFAULT 0
 tenant_head.history_id uuid NOT NULL DEFAULT gen_random_uuid()
+tenant_head.horizon bigint NOT NULL DEFAULT 0
+waiver.tenant_id uuid NOT NULL
+waiver.waiver_id uuid NOT NULL DEFAULT gen_random_uuid()
+waiver.device_id uuid NOT NULL
+waiver.outbox_epoch bigint
+waiver.numbers int8range
+waiver.business_day date
+waiver.reason text NOT NULL
+waiver.waived_by text NOT NULL
+waiver.waived_at timestamp with time zone NOT NULL DEFAULT now()
 
 -- Storage and row-level security
+audit () ENABLE FORCE
+collection () ENABLE FORCE
+conflict () ENABLE FORCE
+day_claim (fillfactor=50) ENABLE FORCE
+day_close () ENABLE FORCE
 device () ENABLE FORCE
 device_day (fillfactor=50) ENABLE FORCE
 device_progress (fillfactor=50) ENABLE FORCE
@@ -87,13 +192,30 @@ device_secret () ENABLE FORCE
 enrolment_code () ENABLE FORCE
 event () ENABLE FORCE
 event_key () ENABLE FORCE
+mutation () ENABLE FORCE
+mutation_progress (fillfactor=50) ENABLE FORCE
+outbox_claim (fillfactor=50) ENABLE FORCE
 quarantine () ENABLE FORCE
+record () ENABLE FORCE
+record_digest (fillfactor=50) ENABLE FORCE
+record_staging () ENABLE FORCE
 rejection () ENABLE FORCE
 store () ENABLE FORCE
 tenant () ENABLE FORCE
 tenant_head (fillfactor=10) ENABLE FORCE
+waiver () ENABLE FORCE
 
 -- Constraints
+audit audit_pkey PRIMARY KEY (tenant_id, audit_id)
+collection collection_pkey PRIMARY KEY (tenant_id, name)
+collection collection_policy_check CHECK ((policy = ANY (ARRAY['server_wins'::text, 'arrival_wins'::text, 'manual'::text])))
+collection collection_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tillsync.tenant(tenant_id)
+conflict conflict_choice_check CHECK ((choice = ANY (ARRAY['keep'::text, 'apply'::text])))
+conflict conflict_kind_check CHECK ((kind = ANY (ARRAY['put'::text, 'patch'::text, 'add'::text, 'delete'::text])))
+conflict conflict_outcome_check CHECK ((outcome = ANY (ARRAY['won'::text, 'lost'::text, 'parked'::text])))
+conflict conflict_pkey PRIMARY KEY (tenant_id, conflict_id)
+day_claim day_claim_pkey PRIMARY KEY (tenant_id, device_id, business_day, currency)
+day_close day_close_pkey PRIMARY KEY (tenant_id, device_id, business_day, revision)
 device device_pkey PRIMARY KEY (tenant_id, device_id)
 device device_tenant_id_store_id_fkey FOREIGN KEY (tenant_id, store_id) REFERENCES tillsync.store(tenant_id, store_id)
 device_day device_day_pkey PRIMARY KEY (tenant_id, device_id, business_day, currency)
@@ -107,7 +229,15 @@ enrolment_code enrolment_code_pkey PRIMARY KEY (tenant_id, code_hash)
 enrolment_code enrolment_code_tenant_id_store_id_fkey FOREIGN KEY (tenant_id, store_id) REFERENCES tillsync.store(tenant_id, store_id)
 event event_pkey PRIMARY KEY (tenant_id, "position")
 event_key event_key_pkey PRIMARY KEY (tenant_id, key)
+mutation mutation_outcome_check CHECK ((outcome = ANY (ARRAY['applied'::text, 'won'::text, 'lost'::text, 'parked'::text, 'rejected'::text])))
+mutation mutation_pkey PRIMARY KEY (tenant_id, device_id, epoch, sequence)
+mutation_progress mutation_progress_pkey PRIMARY KEY (tenant_id, device_id, epoch)
+outbox_claim outbox_claim_pkey PRIMARY KEY (tenant_id, device_id, outbox_epoch)
 quarantine quarantine_pkey PRIMARY KEY (tenant_id, key, digest)
+record record_check CHECK (((body IS NULL) = (hash IS NULL)))
+record record_pkey PRIMARY KEY (tenant_id, collection, scope, record_id)
+record_digest record_digest_pkey PRIMARY KEY (tenant_id, collection, scope)
+record_staging record_staging_pkey PRIMARY KEY (tenant_id, import_id, number)
 rejection rejection_pkey PRIMARY KEY (tenant_id, device_id, outbox_epoch, device_sequence)
 store store_pkey PRIMARY KEY (tenant_id, store_id)
 store store_tenant_id_code_key UNIQUE (tenant_id, code)
@@ -116,12 +246,26 @@ tenant tenant_pkey PRIMARY KEY (tenant_id)
 tenant_head tenant_head_pkey PRIMARY KEY (tenant_id, stream)
 tenant_head tenant_head_stream_check CHECK ((stream = ANY (ARRAY['event'::text, 'record'::text])))
 tenant_head tenant_head_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tillsync.tenant(tenant_id)
+waiver waiver_check CHECK (((outbox_epoch IS NULL) = (numbers IS NULL)))
+waiver waiver_check1 CHECK (((numbers IS NULL) <> (business_day IS NULL)))
+waiver waiver_pkey PRIMARY KEY (tenant_id, waiver_id)
 
 -- Indexes
+CREATE INDEX conflict_open ON tillsync.conflict USING btree (tenant_id, conflict_id) WHERE ((outcome = 'parked'::text) AND (choice IS NULL))
+CREATE INDEX device_by_placing ON tillsync.device USING btree (tenant_id, placed_version) WHERE (placed_version > 0)
 CREATE INDEX device_by_store ON tillsync.device USING btree (tenant_id, store_id)
 CREATE INDEX device_out_of_standing ON tillsync.device USING btree (revoked_at) WHERE ((revoked_at IS NOT NULL) OR (suspect_since IS NOT NULL))
 CREATE INDEX device_secret_by_hash ON tillsync.device_secret USING btree (secret_hash)
 CREATE INDEX enrolment_code_by_hash ON tillsync.enrolment_code USING btree (code_hash)
+CREATE INDEX event_by_number ON tillsync.event USING btree (tenant_id, device_id, outbox_epoch, device_sequence)
+CREATE INDEX mutation_progress_by_version ON tillsync.mutation_progress USING btree (tenant_id, version)
+CREATE INDEX record_deleted ON tillsync.record USING btree (tenant_id, changed_at) WHERE (body IS NULL)
+CREATE INDEX waiver_by_device ON tillsync.waiver USING btree (tenant_id, device_id)
+CREATE UNIQUE INDEX audit_pkey ON tillsync.audit USING btree (tenant_id, audit_id)
+CREATE UNIQUE INDEX collection_pkey ON tillsync.collection USING btree (tenant_id, name)
+CREATE UNIQUE INDEX conflict_pkey ON tillsync.conflict USING btree (tenant_id, conflict_id)
+CREATE UNIQUE INDEX day_claim_pkey ON tillsync.day_claim USING btree (tenant_id, device_id, business_day, currency)
+CREATE UNIQUE INDEX day_close_pkey ON tillsync.day_close USING btree (tenant_id, device_id, business_day, revision)
 CREATE UNIQUE INDEX device_day_pkey ON tillsync.device_day USING btree (tenant_id, device_id, business_day, currency)
 CREATE UNIQUE INDEX device_pkey ON tillsync.device USING btree (tenant_id, device_id)
 CREATE UNIQUE INDEX device_progress_pkey ON tillsync.device_progress USING btree (tenant_id, device_id, outbox_epoch)
@@ -130,14 +274,27 @@ CREATE UNIQUE INDEX device_secret_pkey ON tillsync.device_secret USING btree (te
 CREATE UNIQUE INDEX enrolment_code_pkey ON tillsync.enrolment_code USING btree (tenant_id, code_hash)
 CREATE UNIQUE INDEX event_key_pkey ON tillsync.event_key USING btree (tenant_id, key)
 CREATE UNIQUE INDEX event_pkey ON tillsync.event USING btree (tenant_id, "position")
+CREATE UNIQUE INDEX mutation_pkey ON tillsync.mutation USING btree (tenant_id, device_id, epoch, sequence)
+CREATE UNIQUE INDEX mutation_progress_pkey ON tillsync.mutation_progress USING btree (tenant_id, device_id, epoch)
+CREATE UNIQUE INDEX outbox_claim_pkey ON tillsync.outbox_claim USING btree (tenant_id, device_id, outbox_epoch)
 CREATE UNIQUE INDEX quarantine_pkey ON tillsync.quarantine USING btree (tenant_id, key, digest)
+CREATE UNIQUE INDEX record_by_version ON tillsync.record USING btree (tenant_id, scope, version)
+CREATE UNIQUE INDEX record_digest_pkey ON tillsync.record_digest USING btree (tenant_id, collection, scope)
+CREATE UNIQUE INDEX record_pkey ON tillsync.record USING btree (tenant_id, collection, scope, record_id)
+CREATE UNIQUE INDEX record_staging_pkey ON tillsync.record_staging USING btree (tenant_id, import_id, number)
 CREATE UNIQUE INDEX rejection_pkey ON tillsync.rejection USING btree (tenant_id, device_id, outbox_epoch, device_sequence)
 CREATE UNIQUE INDEX store_pkey ON tillsync.store USING btree (tenant_id, store_id)
 CREATE UNIQUE INDEX store_tenant_id_code_key ON tillsync.store USING btree (tenant_id, code)
 CREATE UNIQUE INDEX tenant_head_pkey ON tillsync.tenant_head USING btree (tenant_id, stream)
 CREATE UNIQUE INDEX tenant_pkey ON tillsync.tenant USING btree (tenant_id)
+CREATE UNIQUE INDEX waiver_pkey ON tillsync.waiver USING btree (tenant_id, waiver_id)
 
 -- Policies
+audit own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+collection own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+conflict own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+day_claim own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+day_close own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 device lookup_finds FOR SELECT TO tillsync_lookup USING true
 device own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 device_day own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
@@ -148,13 +305,20 @@ enrolment_code lookup_finds FOR SELECT TO tillsync_lookup USING true
 enrolment_code own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 event own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 event_key own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+mutation own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+mutation_progress own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+outbox_claim own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 quarantine own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+record own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+record_digest own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+record_staging own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 rejection own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 store own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 tenant own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 tenant worker_lists FOR SELECT TO tillsync_worker USING true
 tenant_head own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 tenant_head worker_lists FOR SELECT TO tillsync_worker USING true
+waiver own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 
 -- Functions
 find_code(hash bytea) OWNER tillsync_lookup SECURITY DEFINER search_path=""
@@ -171,6 +335,16 @@ FUNCTION standing_of_devices TO tillsync_worker: EXECUTE
 SCHEMA tillsync TO tillsync_app: USAGE
 SCHEMA tillsync TO tillsync_lookup: USAGE
 SCHEMA tillsync TO tillsync_worker: USAGE
+TABLE audit TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE audit TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE collection TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE collection TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE conflict TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE conflict TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE day_claim TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE day_claim TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE day_close TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE day_close TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE device TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE device TO tillsync_lookup: SELECT
 TABLE device TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
@@ -188,8 +362,20 @@ TABLE event TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE event TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE event_key TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE event_key TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE mutation TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE mutation TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE mutation_progress TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE mutation_progress TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE outbox_claim TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE outbox_claim TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE quarantine TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE quarantine TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE record TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE record TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE record_digest TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE record_digest TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE record_staging TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE record_staging TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE rejection TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE rejection TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE store TO tillsync_app: INSERT, SELECT, UPDATE
@@ -198,3 +384,5 @@ TABLE tenant TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE tenant TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE tenant_head TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE tenant_head TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE waiver TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE waiver TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE

@@ -141,6 +141,7 @@ REQUESTS = {
     "ListDevices": {"tenant_id": A_UUID},
     "RevokeDevice": {"tenant_id": A_UUID, "device_id": A_UUID},
     "ClearSuspicion": {"tenant_id": A_UUID, "device_id": A_UUID},
+    "MoveDevice": {"tenant_id": A_UUID, "device_id": A_UUID, "store_id": A_UUID},
 }
 
 

@@ -22,7 +22,9 @@ class Books:
             "INSERT INTO tillsync.tenant VALUES ($1, 'Shops', true)", tenant_id
         )
         await self.connection.execute(
-            "INSERT INTO tillsync.tenant_head (tenant_id, stream) VALUES ($1, 'event')", tenant_id
+            "INSERT INTO tillsync.tenant_head (tenant_id, stream)"
+            " VALUES ($1, 'event'), ($1, 'record')",
+            tenant_id,
         )
         return tenant_id
 

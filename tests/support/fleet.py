@@ -12,6 +12,7 @@ import asyncpg
 import grpc
 
 from support.builders import an_event
+from support.everything import fill
 from support.polling import eventually
 from support.service import Caller, kept_in_order
 from tillsync.v1 import admin_service_pb2 as admin_pb
@@ -49,6 +50,7 @@ class Fleet:
     verifier: TokenVerifier | None = None
     standing: Standing | None = None
     doorkeeper: Doorkeeper | None = None
+    database: Database | None = None
 
     def operator(self, tenant_id: UUID | str | None = None) -> "OperatorAt":
         """An operator with a token for one tenant, or for all."""
@@ -92,6 +94,7 @@ class Fleet:
             conflict = an_event(number=6, key="1", receipt="other")
             refused = an_event(number=7, key="")
             await sender.offer(*events, conflict, refused)
+        await fill(self.database, UUID(till.identity.tenant_id), UUID(till.identity.device_id))
         return till.identity.tenant_id, token
 
 
@@ -213,7 +216,7 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     await server.start()
     try:
         async with kept_in_order(doorkeeper), grpc.aio.insecure_channel(address) as channel:
-            yield Fleet(channel, address, issuer, verifier, standing, doorkeeper)
+            yield Fleet(channel, address, issuer, verifier, standing, doorkeeper, database)
     finally:
         await server.stop(None)
 

@@ -625,3 +625,57 @@ class ClearSuspicionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClearSuspicionResponse: _TypeAlias = ClearSuspicionResponse  # noqa: Y015
+
+@_typing.final
+class MoveDeviceRequest(_message.Message):
+    """MoveDeviceRequest names a device and its new store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whose device it is."""
+    device_id: _builtins.str
+    """Which device."""
+    store_id: _builtins.str
+    """The store it belongs to from now on."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "store_id", b"store_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveDeviceRequest: _TypeAlias = MoveDeviceRequest  # noqa: Y015
+
+@_typing.final
+class MoveDeviceResponse(_message.Message):
+    """MoveDeviceResponse is the device as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device:
+        """The device, in its new store."""
+
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveDeviceResponse: _TypeAlias = MoveDeviceResponse  # noqa: Y015

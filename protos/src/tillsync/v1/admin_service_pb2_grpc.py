@@ -83,6 +83,11 @@ class AdminServiceStub:
                 request_serializer=tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionRequest.SerializeToString,
                 response_deserializer=tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionResponse.FromString,
                 _registered_method=True)
+        self.MoveDevice = channel.unary_unary(
+                '/tillsync.v1.AdminService/MoveDevice',
+                request_serializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.SerializeToString,
+                response_deserializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -160,6 +165,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveDevice(self, request, context):
+        """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
+        once, its sales with its next token. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -207,6 +220,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ClearSuspicion,
                     request_deserializer=tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionRequest.FromString,
                     response_serializer=tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionResponse.SerializeToString,
+            ),
+            'MoveDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveDevice,
+                    request_deserializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.FromString,
+                    response_serializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -456,6 +474,33 @@ class AdminService:
             '/tillsync.v1.AdminService/ClearSuspicion',
             tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionRequest.SerializeToString,
             tillsync_dot_v1_dot_admin__service__pb2.ClearSuspicionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tillsync.v1.AdminService/MoveDevice',
+            tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.SerializeToString,
+            tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

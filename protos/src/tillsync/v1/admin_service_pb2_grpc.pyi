@@ -65,6 +65,10 @@ class AdminServiceStub:
     """ClearSuspicion ends a device's suspect state: the operator says that the secret is in one hand.
     Its next proposal of a secret is taken again. A repeat changes nothing.
     """
+    MoveDevice: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.MoveDeviceRequest, _admin_service_pb2.MoveDeviceResponse]
+    """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
+    once, its sales with its next token. A repeat changes nothing.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -102,6 +106,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ClearSuspicion: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ClearSuspicionRequest, _admin_service_pb2.ClearSuspicionResponse]  # type: ignore[assignment]
     """ClearSuspicion ends a device's suspect state: the operator says that the secret is in one hand.
     Its next proposal of a secret is taken again. A repeat changes nothing.
+    """
+    MoveDevice: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.MoveDeviceRequest, _admin_service_pb2.MoveDeviceResponse]  # type: ignore[assignment]
+    """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
+    once, its sales with its next token. A repeat changes nothing.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -191,6 +199,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.ClearSuspicionResponse, _abc.Awaitable[_admin_service_pb2.ClearSuspicionResponse]]:
         """ClearSuspicion ends a device's suspect state: the operator says that the secret is in one hand.
         Its next proposal of a secret is taken again. A repeat changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveDevice(
+        self,
+        request: _admin_service_pb2.MoveDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.MoveDeviceResponse, _abc.Awaitable[_admin_service_pb2.MoveDeviceResponse]]:
+        """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
+        once, its sales with its next token. A repeat changes nothing.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

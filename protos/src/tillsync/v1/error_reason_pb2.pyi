@@ -101,6 +101,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The tenant was deleted while the caller's token was still good.
     Example: a load test's own tenant after its clean-up. Do: enrol in a tenant that exists.
     """
+    ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 24
+    """The cursor is not one that this service gave to this tenant. Example: a copied or cut file.
+    Do: pull without one.
+    """
+    ERROR_REASON_COLLECTION_UNKNOWN: _ErrorReason.ValueType  # 25
+    """There is no such collection. Example: a typing error. Do: list what there is."""
+    ERROR_REASON_RECORD_NOT_STORABLE: _ErrorReason.ValueType  # 26
+    """Only for a single record or edit: the value can never be stored. The refusal names the field.
+    Example: a body that is no JSON object, or over 64 KiB. Do: show it to a person.
+    """
+    ERROR_REASON_BASE_STALE: _ErrorReason.ValueType  # 27
+    """Only for a single edit: the record had changed since the version that it was made on."""
+    ERROR_REASON_RECORD_GONE: _ErrorReason.ValueType  # 28
+    """Only for a single edit: the record is gone, or what is known of its deletion is."""
+    ERROR_REASON_MUTATION_GAP: _ErrorReason.ValueType  # 29
+    """The edits of a request are not numbered one after the other. Do: send them in their order."""
+    ERROR_REASON_MUTATION_REUSED: _ErrorReason.ValueType  # 30
+    """The number of an edit was used for another edit. Example: a cloned disk. Do: number the waiting
+    edits anew under a new epoch.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause in the google.rpc.ErrorInfo of a failed call
@@ -186,5 +206,25 @@ person.
 ERROR_REASON_TENANT_GONE: ErrorReason.ValueType  # 23
 """The tenant was deleted while the caller's token was still good.
 Example: a load test's own tenant after its clean-up. Do: enrol in a tenant that exists.
+"""
+ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 24
+"""The cursor is not one that this service gave to this tenant. Example: a copied or cut file.
+Do: pull without one.
+"""
+ERROR_REASON_COLLECTION_UNKNOWN: ErrorReason.ValueType  # 25
+"""There is no such collection. Example: a typing error. Do: list what there is."""
+ERROR_REASON_RECORD_NOT_STORABLE: ErrorReason.ValueType  # 26
+"""Only for a single record or edit: the value can never be stored. The refusal names the field.
+Example: a body that is no JSON object, or over 64 KiB. Do: show it to a person.
+"""
+ERROR_REASON_BASE_STALE: ErrorReason.ValueType  # 27
+"""Only for a single edit: the record had changed since the version that it was made on."""
+ERROR_REASON_RECORD_GONE: ErrorReason.ValueType  # 28
+"""Only for a single edit: the record is gone, or what is known of its deletion is."""
+ERROR_REASON_MUTATION_GAP: ErrorReason.ValueType  # 29
+"""The edits of a request are not numbered one after the other. Do: send them in their order."""
+ERROR_REASON_MUTATION_REUSED: ErrorReason.ValueType  # 30
+"""The number of an edit was used for another edit. Example: a cloned disk. Do: number the waiting
+edits anew under a new epoch.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -85,6 +85,24 @@ SELECT device_id, store_id, name, enrolled_at, revoked_at, suspect_since
 FROM tillsync.device
 WHERE tenant_id = $1 AND device_id = $2
 
+-- name: lock_record_head
+-- The order rule: first the lock, then a later statement that looks and writes.
+SELECT FROM tillsync.tenant_head WHERE tenant_id = $1 AND stream = 'record' FOR UPDATE
+
+-- name: move_device
+-- One that is there already stays, and takes no version.
+WITH moved AS (
+    UPDATE tillsync.device AS d
+    SET store_id = $3, placed_version = h.position + 1
+    FROM tillsync.tenant_head h
+    WHERE d.tenant_id = $1 AND d.device_id = $2 AND d.store_id <> $3
+        AND h.tenant_id = $1 AND h.stream = 'record'
+    RETURNING d.placed_version
+)
+UPDATE tillsync.tenant_head SET position = moved.placed_version
+FROM moved
+WHERE tenant_id = $1 AND stream = 'record'
+
 -- name: lock_tenant
 -- Locked, so that nothing new can refer to it before it is gone.
 SELECT disposable FROM tillsync.tenant WHERE tenant_id = $1 FOR UPDATE
@@ -106,6 +124,47 @@ DELETE FROM tillsync.event_key
 WHERE tenant_id = $1 AND key IN (
     SELECT key FROM tillsync.event_key WHERE tenant_id = $1 ORDER BY key LIMIT $2
 )
+
+-- name: remove_record
+-- In chunks, as above.
+DELETE FROM tillsync.record
+WHERE tenant_id = $1 AND (collection, scope, record_id) IN (
+    SELECT collection, scope, record_id FROM tillsync.record
+    WHERE tenant_id = $1 ORDER BY collection, scope, record_id LIMIT $2
+)
+
+-- name: remove_record_digest
+DELETE FROM tillsync.record_digest WHERE tenant_id = $1
+
+-- name: remove_record_staging
+DELETE FROM tillsync.record_staging WHERE tenant_id = $1
+
+-- name: remove_collection
+DELETE FROM tillsync.collection WHERE tenant_id = $1
+
+-- name: remove_mutation
+DELETE FROM tillsync.mutation WHERE tenant_id = $1
+
+-- name: remove_mutation_progress
+DELETE FROM tillsync.mutation_progress WHERE tenant_id = $1
+
+-- name: remove_conflict
+DELETE FROM tillsync.conflict WHERE tenant_id = $1
+
+-- name: remove_outbox_claim
+DELETE FROM tillsync.outbox_claim WHERE tenant_id = $1
+
+-- name: remove_day_claim
+DELETE FROM tillsync.day_claim WHERE tenant_id = $1
+
+-- name: remove_day_close
+DELETE FROM tillsync.day_close WHERE tenant_id = $1
+
+-- name: remove_waiver
+DELETE FROM tillsync.waiver WHERE tenant_id = $1
+
+-- name: remove_audit
+DELETE FROM tillsync.audit WHERE tenant_id = $1
 
 -- name: remove_quarantine
 DELETE FROM tillsync.quarantine WHERE tenant_id = $1

@@ -122,6 +122,17 @@ class AdminServicer(AdminServiceServicer):
         row = await self._store.clear_suspicion(tenant_id, device_id)
         return pb.ClearSuspicionResponse(device=wire.device(row))
 
+    async def MoveDevice(
+        self,
+        request: pb.MoveDeviceRequest,
+        context: ServicerContext[pb.MoveDeviceRequest, pb.MoveDeviceResponse],
+    ) -> pb.MoveDeviceResponse:
+        tenant_id = _managed(request.tenant_id)
+        device_id = fields.uuid("device_id", request.device_id)
+        store_id = fields.uuid("store_id", request.store_id)
+        row = await self._store.move_device(tenant_id, device_id, store_id)
+        return pb.MoveDeviceResponse(device=wire.device(row))
+
 
 def _managed(tenant_id: str) -> UUID:
     """The tenant that a request names. Raises InvalidRequest, or PermissionDenied unless this

@@ -13,8 +13,19 @@ _SQL = statements("tillsync_service.admin")
 # before it. The first keeps new events out; the big ones go in chunks, the others in one
 # transaction with the tenant itself.
 REMOVED_FIRST = "tenant_head"
-REMOVED_IN_CHUNKS = ("event", "event_key")
+REMOVED_IN_CHUNKS = ("event", "event_key", "record")
 REMOVED_AT_LAST = (
+    "record_digest",
+    "record_staging",
+    "collection",
+    "mutation",
+    "mutation_progress",
+    "conflict",
+    "outbox_claim",
+    "day_claim",
+    "day_close",
+    "waiver",
+    "audit",
     "quarantine",
     "rejection",
     "device_progress",
@@ -126,6 +137,18 @@ class AdminStore:
         async with self._database.transaction(tenant_id) as transaction:
             if await transaction.fetch_one(_SQL["clear_suspicion"], tenant_id, device_id):
                 await transaction.execute(_SQL["retire_secrets"], tenant_id, device_id)
+            row = await transaction.fetch_one(_SQL["find_device"], tenant_id, device_id)
+        if row is None:
+            raise _not_found("device")
+        return row
+
+    async def move_device(self, tenant_id: UUID, device_id: UUID, store_id: UUID) -> Row:
+        """The device in its store, committed. Its move is a version of the records' head, so that
+        its live stream hears of it. Raises NotFound."""
+        async with self._database.transaction(tenant_id) as transaction:
+            await _must_exist(transaction, "store", tenant_id, store_id)
+            await transaction.execute(_SQL["lock_record_head"], tenant_id)
+            await transaction.execute(_SQL["move_device"], tenant_id, device_id, store_id)
             row = await transaction.fetch_one(_SQL["find_device"], tenant_id, device_id)
         if row is None:
             raise _not_found("device")
