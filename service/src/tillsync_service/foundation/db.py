@@ -73,8 +73,11 @@ class Transaction:
         rows: list[Row] = await self._connection.fetch(statement, *arguments)
         return rows
 
-    async def fetch_one(self, statement: str, *arguments: object) -> Row | None:
-        return await self._connection.fetchrow(statement, *arguments)
+    async def fetch_one(
+        self, statement: str, *arguments: object, timeout_seconds: float | None = None
+    ) -> Row | None:
+        """The first row. `timeout_seconds`: for a statement that may take longer than others."""
+        return await self._connection.fetchrow(statement, *arguments, timeout=timeout_seconds)
 
     async def execute(self, statement: str, *arguments: object) -> str:
         status: str = await self._connection.execute(statement, *arguments)
@@ -119,15 +122,22 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, tenant_id: UUID | None, *, role: Role = Role.APP, then: str = ""
+        self,
+        tenant_id: UUID | None,
+        *,
+        role: Role = Role.APP,
+        then: str = "",
+        snapshot: bool = False,
     ) -> AsyncIterator[Transaction]:
         """A READ COMMITTED transaction as `role`, seeing the rows of `tenant_id` only (none
         without one). `then` is a statement without arguments that rides in the opening round trip.
+        `snapshot`: it only reads, and all its statements see the moment of the first.
 
         Leaving the block commits; an exception rolls back. Raises Unavailable when the database
         cannot be reached or did not confirm the commit, DataRefused when it refused the data.
         """
-        opening = f"BEGIN; SET LOCAL ROLE {role.value}; {_tenant_setting(tenant_id)}; {then}"
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
+        opening = f"{begin}; SET LOCAL ROLE {role.value}; {_tenant_setting(tenant_id)}; {then}"
         with _database_errors():
             connection = await self._acquire()
             try:

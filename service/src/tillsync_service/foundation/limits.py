@@ -75,3 +75,27 @@ CONTROL_POOL_CONNECTIONS = 2
 KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MIN_PING_INTERVAL_MS = 10_000
+
+# Records and sync (protos/tillsync/v1/record.proto and its neighbours).
+MAX_RECORD_BYTES = 64 * 1024
+MAX_RECORD_ID_CHARACTERS = 200
+MAX_COLLECTION_CHARACTERS = 63
+MAX_COLLECTIONS = 100
+MAX_LOOKUP_KEYS = 8
+MAX_IMPORT_RECORDS = 2_000_000
+MAX_MUTATIONS = 500
+# A catalogue is published by one statement; whoever edits meanwhile waits for its lock, and then
+# sends the same again.
+PUBLISH_TIMEOUT_MS = 600_000
+# One page of a pull. A stream that is behind holds two of them, one made and one being taken.
+MAX_PAGE_RECORDS = 2_000
+MAX_PAGE_BYTES = 1024 * 1024
+# Streams that are behind and read the database, at once in this replica; the others wait for them.
+MAX_STREAMS_BEHIND = 32
+# What a replica remembers of a tenant's latest changes, for its live streams.
+MAX_TAIL_RECORDS = 2_000
+MAX_TAIL_BYTES = 4 * 1024 * 1024
+HEARTBEAT_SECONDS = 15.0
+MAX_PULL_SECONDS = 600.0
+WAKE_EVERY_SECONDS = 0.05
+POLL_EVERY_SECONDS = 1.0
