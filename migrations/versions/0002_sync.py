@@ -100,6 +100,7 @@ EDITS = (
         version bigint NOT NULL,
         reason text NOT NULL,
         field text NOT NULL,
+        description text NOT NULL,
         received_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (tenant_id, device_id, epoch, sequence)
     )

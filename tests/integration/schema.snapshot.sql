@@ -107,6 +107,7 @@ mutation.outcome text NOT NULL
 mutation.version bigint NOT NULL
 mutation.reason text NOT NULL
 mutation.field text NOT NULL
+mutation.description text NOT NULL
 mutation.received_at timestamp with time zone NOT NULL DEFAULT now()
 mutation_progress.tenant_id uuid NOT NULL
 mutation_progress.device_id uuid NOT NULL

@@ -9,7 +9,7 @@ _ROWS = (
     "record VALUES ($1, 'price', $2, '4711', 2, '{}', 1)",
     "record_digest VALUES ($1, 'price', $2, 1, 1)",
     "record_staging VALUES ($1, $2, 1, '4711', '{}', 1)",
-    "mutation VALUES ($1, $2, 1, 1, '\\x00', 'lost', 3, '', '')",
+    "mutation VALUES ($1, $2, 1, 1, '\\x00', 'lost', 3, '', '', '')",
     "mutation_progress VALUES ($1, $2, 1, 1, 3)",
     "conflict VALUES ($1, 3, $2, 1, 1, 'price', $2, '4711', 'put', 1, '{}', 2, '{}', 'lost', '')",
     "outbox_claim VALUES ($1, $2, 1, 1)",

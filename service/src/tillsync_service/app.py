@@ -17,10 +17,16 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from tillsync.v1 import admin_service_pb2, device_service_pb2, ingest_service_pb2
+from tillsync.v1 import (
+    admin_service_pb2,
+    device_service_pb2,
+    ingest_service_pb2,
+    sync_service_pb2,
+)
 from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.config import Settings, SettingsError
@@ -34,9 +40,15 @@ from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
 from tillsync_service.foundation.embedded import SERVICE_USER, EmbeddedPostgres
 from tillsync_service.foundation.errors import ServiceError
+from tillsync_service.foundation.wakeups import Wakeups
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
+from tillsync_service.sync.edit_store import EditStore
+from tillsync_service.sync.read_store import ReadStore
+from tillsync_service.sync.servicer import SyncServicer
+from tillsync_service.sync.streams import Pulls
+from tillsync_service.sync.tail import Tails
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +58,7 @@ SERVICES = tuple(
         (ingest_service_pb2, "IngestService"),
         (device_service_pb2, "DeviceService"),
         (admin_service_pb2, "AdminService"),
+        (sync_service_pb2, "SyncService"),
     )
 )
 READINESS_INTERVAL_SECONDS = 1.0
@@ -118,7 +131,18 @@ class App:
         add_DeviceServiceServicer_to_server(
             DeviceServicer(FleetStore(office), issuer), self._server
         )
-        add_AdminServiceServicer_to_server(AdminServicer(AdminStore(office)), self._server)
+        sync = await _open(self._resources, url, limits.SYNC_POOL_CONNECTIONS)
+        tails = Tails(ReadStore(sync))
+        wakeups = Wakeups(_listen_url(settings, url), tails.wake)
+        _background(self._resources, wakeups.run())
+        _background(self._resources, tails.poll())
+        pulls = Pulls(ReadStore(sync), tails)
+        add_SyncServiceServicer_to_server(
+            SyncServicer(pulls, EditStore(sync, wakeups.tell), utc_now), self._server
+        )
+        add_AdminServiceServicer_to_server(
+            AdminServicer(AdminStore(office, moved=wakeups.tell)), self._server
+        )
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -240,6 +264,10 @@ async def _serving_url(
     await migrations.upgrade(embedded.admin_url)
     await migrations.grant_serving(embedded.admin_url, SERVICE_USER)
     return embedded.service_url
+
+
+def _listen_url(settings: Settings, url: str) -> str:
+    return settings.listen_url.get_secret_value() if settings.listen_url else url
 
 
 async def _call_at_end(embedded: EmbeddedPostgres, on_loss: Callable[[], None]) -> None:

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
         description="PostgreSQL 15 or newer, postgresql://login:password@host/database. "
         "Unset: an embedded PostgreSQL in data_dir.",
     )
+    listen_url: SecretStr | None = Field(
+        None,
+        description="The same database past a transaction pooler, for LISTEN. Unset: database_url.",
+    )
     migration_url: SecretStr | None = Field(
         None,
         description="Where `migrate` logs in, as the owner of the tables. Unset: database_url.",
@@ -81,7 +85,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="How log lines look.")
 
-    @field_validator("database_url", "migration_url")
+    @field_validator("database_url", "listen_url", "migration_url")
     @classmethod
     def _is_database_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:

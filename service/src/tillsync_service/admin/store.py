@@ -41,10 +41,18 @@ REMOVE_CHUNK_ROWS = 10_000
 
 class AdminStore:
     """Acts on one tenant at a time, and returns rows with the columns of their tables. What
-    belongs to another tenant is NotFound, as if it did not exist."""
+    belongs to another tenant is NotFound, as if it did not exist. `moved` is called with the tenant
+    when a device has come into another store."""
 
-    def __init__(self, database: Database, *, new_id: Callable[[], UUID] = uuid4) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        new_id: Callable[[], UUID] = uuid4,
+        moved: Callable[[UUID], None] = lambda _tenant_id: None,
+    ) -> None:
         self._database = database
+        self._moved = moved
         self._new_id = new_id
 
     async def create_tenant(self, tenant_id: UUID | None, name: str, *, disposable: bool) -> Row:
@@ -152,6 +160,7 @@ class AdminStore:
             row = await transaction.fetch_one(_SQL["find_device"], tenant_id, device_id)
         if row is None:
             raise _not_found("device")
+        self._moved(tenant_id)
         return row
 
     async def _remove_big(self, table: str, tenant_id: UUID) -> int:

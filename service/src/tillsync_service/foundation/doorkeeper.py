@@ -5,7 +5,7 @@ Servicers behind it get a parsed message, find the caller in `identity`, and rai
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +32,7 @@ Handler = Any  # grpc.RpcMethodHandler; grpc's types leave its fields open
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _BEARER = "bearer "
+_END = object()
 
 
 class Authenticator(Protocol):
@@ -50,6 +51,7 @@ class Authenticator(Protocol):
 AUDIENCE: dict[str, type[identity.Device] | type[identity.Operator]] = {
     "tillsync.v1.IngestService": identity.Device,
     "tillsync.v1.AdminService": identity.Operator,
+    "tillsync.v1.SyncService": identity.Device,
 }
 # What is still taken from a device whose secret is in two hands: a shop must not stop selling.
 OPEN_TO_SUSPECTS = frozenset({"tillsync.v1.IngestService"})
@@ -132,9 +134,12 @@ class _Visit:
     async def unary_stream(self, _messages: object, context: Context) -> AsyncIterator[Any]:
         async with self._visited(context) as guest:
             request = await self._only_request(guest, context)
-            async for answer in self._handler.unary_stream(request, context):
-                with _answering(guest):
-                    yield answer
+            # Such a stream only reads, so it may be ended while it waits for its next answer.
+            async with aclosing(self._handler.unary_stream(request, context)) as answers:
+                del request  # the stream may go on for minutes
+                while (answer := await guest.wait_for(partial(anext, answers, _END))) is not _END:
+                    with _answering(guest):
+                        yield answer
 
     async def stream_unary(self, _messages: object, context: Context) -> Any:
         async with self._visited(context) as guest:

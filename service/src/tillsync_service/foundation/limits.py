@@ -70,6 +70,8 @@ POOL_CONNECTIONS = 10
 # Sales that wait at their tenant's head row keep all of theirs busy.
 OFFICE_POOL_CONNECTIONS = 4
 CONTROL_POOL_CONNECTIONS = 2
+# For what devices pull and push: it must not take the sales' connections, nor wait behind them.
+SYNC_POOL_CONNECTIONS = 6
 
 # Links to devices: a silent peer is noticed after time + timeout.
 KEEPALIVE_TIME_MS = 20_000
@@ -88,13 +90,16 @@ MAX_MUTATIONS = 500
 # sends the same again.
 PUBLISH_TIMEOUT_MS = 600_000
 # One page of a pull. A stream that is behind holds two of them, one made and one being taken.
-MAX_PAGE_RECORDS = 2_000
-MAX_PAGE_BYTES = 1024 * 1024
+MAX_PAGE_RECORDS = 1_000
+MAX_PAGE_BYTES = 256 * 1024
 # Streams that are behind and read the database, at once in this replica; the others wait for them.
-MAX_STREAMS_BEHIND = 32
+MAX_STREAMS_BEHIND = 64
 # What a replica remembers of a tenant's latest changes, for its live streams.
 MAX_TAIL_RECORDS = 2_000
 MAX_TAIL_BYTES = 4 * 1024 * 1024
+MAX_TAIL_BATCHES = 100
+# Who is served for longer than this while others wait comes again later; it loses nothing.
+BEHIND_TURN_SECONDS = 10.0
 HEARTBEAT_SECONDS = 15.0
 MAX_PULL_SECONDS = 600.0
 WAKE_EVERY_SECONDS = 0.05
