@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -267,7 +268,7 @@ class PullingDevice:
         self._stub = SyncServiceStub(self.channel)
         self.copy = Copy()
 
-    async def __aenter__(self) -> "PullingDevice":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
