@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,17 @@ from support.polling import eventually
 from support.service import Caller, kept_in_order
 from tillsync.v1 import admin_service_pb2 as admin_pb
 from tillsync.v1 import device_service_pb2 as pb
+from tillsync.v1 import record_service_pb2 as record_pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import (
     DeviceServiceStub,
     add_DeviceServiceServicer_to_server,
 )
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.record_service_pb2_grpc import (
+    RecordServiceStub,
+    add_RecordServiceServicer_to_server,
+)
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.app import App, utc_now
@@ -38,6 +43,9 @@ from tillsync_service.foundation.identity import Caller as Identity
 from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
+from tillsync_service.sync.record_servicer import RecordServicer
+from tillsync_service.sync.record_store import OperatorStore
+from tillsync_service.sync.store import RecordStore
 
 
 @dataclass
@@ -99,14 +107,31 @@ class Fleet:
 
 
 class OperatorAt:
-    """AdminService with a token."""
+    """AdminService and RecordService with a token."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
         metadata = (("authorization", f"Bearer {token}"),)
         self.stub = AdminServiceStub(_WithMetadata(channel, metadata))
+        self.records = RecordServiceStub(_WithMetadata(channel, metadata))
 
     async def call(self, method: str, **fields: object):
-        return await getattr(self.stub, method)(getattr(admin_pb, f"{method}Request")(**fields))
+        in_admin = hasattr(admin_pb, f"{method}Request")
+        messages, stub = (admin_pb, self.stub) if in_admin else (record_pb, self.records)
+        return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields))
+
+    async def import_records(
+        self, settings: Mapping[str, object], *messages: Mapping[str, str]
+    ) -> list[record_pb.ImportRecordsResponse]:
+        """The answers to an import of messages of bodies by id."""
+
+        async def requests() -> AsyncIterator[record_pb.ImportRecordsRequest]:
+            yield record_pb.ImportRecordsRequest(settings=settings)
+            for message in messages:
+                yield record_pb.ImportRecordsRequest(
+                    record_ids=list(message), bodies=list(message.values())
+                )
+
+        return [answer async for answer in self.records.ImportRecords(requests())]
 
 
 class _WithMetadata:
@@ -119,6 +144,10 @@ class _WithMetadata:
     def unary_unary(self, *arguments: object, **named: object) -> Callable[..., object]:
         call = self._channel.unary_unary(*arguments, **named)
         return lambda request: call(request, metadata=self._metadata, timeout=20)
+
+    def stream_stream(self, *arguments: object, **named: object) -> Callable[..., object]:
+        call = self._channel.stream_stream(*arguments, **named)
+        return lambda requests=None: call(requests, metadata=self._metadata, timeout=60)
 
 
 def a_secret() -> bytes:
@@ -195,7 +224,7 @@ async def together(admin_database_url: str, table: str, *calls: Awaitable[object
 
 @asynccontextmanager
 async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]:
-    """All three services behind the doorkeeper, on a port of its own. Standing is refreshed when
+    """The services behind the doorkeeper, on a port of its own. Standing is refreshed when
     the test says so."""
     key_path = folder / "signing-keys.json"
     create_key_file(key_path)
@@ -209,6 +238,9 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     server = grpc.aio.server(interceptors=(doorkeeper,), options=(("grpc.so_reuseport", 0),))
     add_DeviceServiceServicer_to_server(DeviceServicer(store, issuer), server)
     add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), server)
+    add_RecordServiceServicer_to_server(
+        RecordServicer(OperatorStore(database), RecordStore(database)), server
+    )
     add_IngestServiceServicer_to_server(
         IngestServicer(GroupCommit(IngestStore(database)), utc_now), server
     )

@@ -132,7 +132,7 @@ def test_an_operator_is_let_in_as_far_as_the_token_goes(issuer, verifier, tenant
     """An operator manages one tenant, or all of them: as the token was made."""
     token = issuer.operator_token("night shift", tenant_id, 3600)
 
-    assert verifier.authenticate(token) == Operator(tenant_id)
+    assert verifier.authenticate(token) == Operator(tenant_id, "night shift")
 
 
 def test_a_token_ends_with_its_time_although_its_signature_was_remembered(issuer, verifier, clock):
@@ -165,7 +165,7 @@ def test_an_operator_is_let_in_while_nobody_knows_who_was_revoked(issuer, keys, 
     """An operator can look around while the database is away: standing is about devices."""
     verifier = TokenVerifier(keys, None, clock)
 
-    assert verifier.authenticate(issuer.operator_token("x", None, 60)) == Operator(None)
+    assert verifier.authenticate(issuer.operator_token("x", None, 60)) == Operator(None, "x")
 
 
 def test_a_signature_is_checked_once(issuer, verifier, monkeypatch):

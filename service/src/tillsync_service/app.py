@@ -21,11 +21,13 @@ from tillsync.v1 import (
     admin_service_pb2,
     device_service_pb2,
     ingest_service_pb2,
+    record_service_pb2,
     sync_service_pb2,
 )
 from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
@@ -46,7 +48,10 @@ from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
 from tillsync_service.sync.edit_store import EditStore
 from tillsync_service.sync.read_store import ReadStore
+from tillsync_service.sync.record_servicer import RecordServicer
+from tillsync_service.sync.record_store import OperatorStore
 from tillsync_service.sync.servicer import SyncServicer
+from tillsync_service.sync.store import RecordStore
 from tillsync_service.sync.streams import Pulls
 from tillsync_service.sync.tail import Tails
 
@@ -59,6 +64,7 @@ SERVICES = tuple(
         (device_service_pb2, "DeviceService"),
         (admin_service_pb2, "AdminService"),
         (sync_service_pb2, "SyncService"),
+        (record_service_pb2, "RecordService"),
     )
 )
 READINESS_INTERVAL_SECONDS = 1.0
@@ -142,6 +148,10 @@ class App:
         )
         add_AdminServiceServicer_to_server(
             AdminServicer(AdminStore(office, moved=wakeups.tell)), self._server
+        )
+        add_RecordServiceServicer_to_server(
+            RecordServicer(OperatorStore(office, wakeups.tell), RecordStore(office, wakeups.tell)),
+            self._server,
         )
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)

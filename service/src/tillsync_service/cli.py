@@ -20,6 +20,7 @@ class _Place(NamedTuple):
 
 _HOST = "tillsync_service.host_commands"
 _OPERATOR = "tillsync_service.operator.commands"
+_RECORDS = "tillsync_service.operator.record_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
@@ -31,7 +32,9 @@ _COMMANDS = {
     "tenants": _Place(_OPERATOR, "tenants", "Retailers: create, list, delete."),
     "stores": _Place(_OPERATOR, "stores", "A tenant's shops: create, list."),
     "enrolment-code": _Place(_OPERATOR, "enrolment_code", "Make a code for one till to join with."),
-    "devices": _Place(_OPERATOR, "devices", "Tills: list, revoke, clear-suspicion."),
+    "devices": _Place(_OPERATOR, "devices", "Tills: list, move, revoke, clear-suspicion."),
+    "collections": _Place(_RECORDS, "collections", "What tills hold copies of: define, list."),
+    "records": _Place(_RECORDS, "records", "Prices, customers, stock: import, show, delete."),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

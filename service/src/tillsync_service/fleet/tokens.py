@@ -158,7 +158,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
         )
     if claims["aud"] == _OPERATOR:
         # A claim that is there and wrong must not open every tenant.
-        return Operator(UUID(claims["ten"]) if "ten" in claims else None)
+        return Operator(UUID(claims["ten"]) if "ten" in claims else None, claims["sub"])
     raise ValueError("aud")
 
 

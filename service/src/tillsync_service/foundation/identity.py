@@ -28,6 +28,7 @@ class Operator:
     """A person or tool of the operator's. `tenant_id` None: every tenant."""
 
     tenant_id: UUID | None = None
+    label: str = ""
 
     def must_manage(self, tenant_id: UUID | None) -> None:
         """Raises PermissionDenied unless this operator may act on `tenant_id` (None: on all)."""

@@ -84,11 +84,17 @@ MAX_RECORD_ID_CHARACTERS = 200
 MAX_COLLECTION_CHARACTERS = 63
 MAX_COLLECTIONS = 100
 MAX_LOOKUP_KEYS = 8
+MAX_LOOKUP_KEY_CHARACTERS = 100
 MAX_IMPORT_RECORDS = 2_000_000
+MAX_IMPORT_MESSAGE_RECORDS = 1_000
+# How much of an import is examined before the loop looks around: about a millisecond.
+EXAMINE_SLICE_CHARACTERS = 64 * 1024
 MAX_MUTATIONS = 500
 # A catalogue is published by one statement; whoever edits meanwhile waits for its lock, and then
 # sends the same again.
 PUBLISH_TIMEOUT_MS = 600_000
+# At once in this replica: each keeps a connection of the office busy, for minutes perhaps.
+MAX_PUBLISHING = 2
 # One page of a pull. A stream that is behind holds two of them, one made and one being taken.
 MAX_PAGE_RECORDS = 1_000
 MAX_PAGE_BYTES = 256 * 1024

@@ -4,11 +4,13 @@ OperatorError     the line says what is wrong and what to do
 └── CallFailed    a call ended without an answer, or with a refusal
 """
 
+import asyncio
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,6 +20,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
 from tillsync.v1.ingest_service_pb2_grpc import IngestServiceStub
+from tillsync.v1.record_service_pb2_grpc import RecordServiceStub
 from tillsync_service.foundation import limits
 
 # Longer than the service takes to give up its database: it is always the service that answers.
@@ -127,6 +130,7 @@ class Service:
         self.admin = AdminServiceStub(self._channel)
         self.device = DeviceServiceStub(self._channel)
         self.ingest = IngestServiceStub(self._channel)
+        self.records = RecordServiceStub(self._channel)
         self._health = HealthStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -164,7 +168,20 @@ class Service:
         try:
             return await self.call(method, request, token=self.must_have_token())
         except CallFailed as error:
-            raise CallFailed(f"{error}{_HINTS.get(error.code, '')}", error.code) from None
+            raise _with_hint(error) from None
+
+    @asynccontextmanager
+    async def exchange(
+        self, method: "grpc.aio.StreamStreamMultiCallable[Request, Response]"
+    ) -> AsyncIterator["Exchange[Request, Response]"]:
+        """A stream both ways as the operator, cancelled where it is left before its end. Raises
+        OperatorError without a token."""
+        metadata = (("authorization", f"Bearer {self.must_have_token()}"),)
+        call = method(metadata=metadata)
+        try:
+            yield Exchange(call, lambda error: self._failed(error, 0))
+        finally:
+            call.cancel()
 
     async def call(
         self,
@@ -179,7 +196,10 @@ class Service:
         try:
             return await method(request, metadata=metadata, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
-            raise CallFailed(self._line(error, timeout_seconds), error.code()) from None
+            raise self._failed(error, timeout_seconds) from None
+
+    def _failed(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> CallFailed:
+        return CallFailed(self._line(error, timeout_seconds), error.code())
 
     def _line(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> str:
         said = " ".join((error.details() or "").split())
@@ -195,6 +215,47 @@ class Service:
                 f"TILLSYNC_CA_FILE? ({said.rpartition('last error: ')[2]})"
             )
         return f"{self.address} answered {error.code().name}: {said}"
+
+
+class Exchange(Generic[Request, Response]):
+    """An open stream both ways. Its methods raise CallFailed."""
+
+    def __init__(
+        self,
+        call: "grpc.aio.StreamStreamCall[Request, Response]",
+        failed: Callable[[grpc.aio.AioRpcError], CallFailed],
+    ) -> None:
+        self._call = call
+        self._failed = failed
+
+    async def send(self, request: Request) -> None:
+        try:
+            await self._call.write(request)
+        except asyncio.InvalidStateError:  # it has ended: why, is read
+            await self.answer()
+        except grpc.aio.AioRpcError as error:
+            raise _with_hint(self._failed(error)) from None
+
+    async def answer(self) -> Response:
+        """The next answer."""
+        try:
+            answer = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _with_hint(self._failed(error)) from None
+        if answer is grpc.aio.EOF:
+            raise CallFailed("The service ended the stream.", grpc.StatusCode.UNKNOWN)
+        return answer  # type: ignore[return-value]  # what is not EOF is a Response
+
+    async def end(self) -> None:
+        """Says that nothing more will be sent."""
+        try:
+            await self._call.done_writing()
+        except asyncio.InvalidStateError:
+            await self.answer()
+
+
+def _with_hint(error: CallFailed) -> CallFailed:
+    return CallFailed(f"{error}{_HINTS.get(error.code, '')}", error.code)
 
 
 def _facts(metadata: grpc.aio.Metadata | None) -> Mapping[str, str]:

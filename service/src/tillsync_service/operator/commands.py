@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync_service.foundation import limits
 from tillsync_service.operator.client import OperatorError, Service
+from tillsync_service.operator.options import as_json_option, of_tenant
 from tillsync_service.operator.output import Row, columns_of, row_of, say, show_row, show_rows
 from tillsync_service.operator.running import on_service
 
@@ -20,8 +21,6 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _MAX_CODE_HOURS = limits.MAX_CODE_VALID_SECONDS / 3600
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
-_of_tenant = click.option("--tenant", type=click.UUID, required=True, help="Whose.")
 _device_argument = click.argument("device", type=click.UUID)
 
 
@@ -42,7 +41,7 @@ def tenants() -> None:
 @click.argument("name")
 @click.option("--disposable", is_flag=True, help="It can be deleted, with everything in it.")
 @_quiet("id")
-@_as_json
+@as_json_option
 @on_service()
 async def create_tenant(
     service: Service, *, name: str, disposable: bool, quiet: bool, as_json: bool
@@ -57,7 +56,7 @@ async def create_tenant(
 
 
 @tenants.command("list")
-@_as_json
+@as_json_option
 @on_service()
 async def list_tenants(service: Service, *, as_json: bool) -> None:
     """List all tenants, by id. Into a pipe: lines of tab-separated values.
@@ -75,7 +74,7 @@ async def list_tenants(service: Service, *, as_json: bool) -> None:
 
 @tenants.command("delete")
 @click.argument("tenant", type=click.UUID)
-@_as_json
+@as_json_option
 @on_service()
 async def delete_tenant(service: Service, *, tenant: UUID, as_json: bool) -> None:
     """Remove the disposable TENANT (its id) with everything in it. Any other is refused.
@@ -100,10 +99,10 @@ def stores() -> None:
 
 @stores.command("create")
 @click.argument("name")
-@_of_tenant
+@of_tenant
 @click.option("--code", required=True, help="Your own short code for it, unique in the tenant.")
 @_quiet("id")
-@_as_json
+@as_json_option
 @on_service()
 async def create_store(
     service: Service, *, name: str, tenant: UUID, code: str, quiet: bool, as_json: bool
@@ -118,8 +117,8 @@ async def create_store(
 
 
 @stores.command("list")
-@_of_tenant
-@_as_json
+@of_tenant
+@as_json_option
 @on_service()
 async def list_stores(service: Service, *, tenant: UUID, as_json: bool) -> None:
     """List a tenant's stores, by id. Into a pipe: lines of tab-separated values.
@@ -153,7 +152,7 @@ async def list_stores(service: Service, *, tenant: UUID, as_json: bool) -> None:
     help="How long the code is good.",
 )
 @_quiet("code")
-@_as_json
+@as_json_option
 @on_service()
 async def enrolment_code(
     service: Service,
@@ -207,9 +206,9 @@ def devices() -> None:
 
 
 @devices.command("list")
-@_of_tenant
+@of_tenant
 @click.option("--store", type=click.UUID, help="Only this store's.")
-@_as_json
+@as_json_option
 @on_service()
 async def list_devices(
     service: Service, *, tenant: UUID, store: UUID | None, as_json: bool
@@ -228,10 +227,31 @@ async def list_devices(
     show_rows(columns_of(pb.Device), rows, as_json=as_json)
 
 
+@devices.command("move")
+@_device_argument
+@of_tenant
+@click.option("--store", type=click.UUID, required=True, help="Where it stands from now on.")
+@as_json_option
+@on_service()
+async def move_device(
+    service: Service, *, device: UUID, tenant: UUID, store: UUID, as_json: bool
+) -> None:
+    """Put DEVICE (its id) into another store: its prices follow at once, its sales within minutes.
+
+    \b
+    Example: tillsync-service devices move --tenant $TENANT --store $STORE $DEVICE
+    """
+    request = pb.MoveDeviceRequest(
+        tenant_id=str(tenant), device_id=str(device), store_id=str(store)
+    )
+    answer = await service.operate(service.admin.MoveDevice, request)
+    show_row(row_of(answer.device), as_json=as_json)
+
+
 @devices.command("revoke")
 @_device_argument
-@_of_tenant
-@_as_json
+@of_tenant
+@as_json_option
 @on_service()
 async def revoke_device(service: Service, *, device: UUID, tenant: UUID, as_json: bool) -> None:
     """End the access of DEVICE (its id), as of one stolen; what it sent stays. To undo it, enrol
@@ -247,8 +267,8 @@ async def revoke_device(service: Service, *, device: UUID, tenant: UUID, as_json
 
 @devices.command("clear-suspicion")
 @_device_argument
-@_of_tenant
-@_as_json
+@of_tenant
+@as_json_option
 @on_service()
 async def clear_suspicion(service: Service, *, device: UUID, tenant: UUID, as_json: bool) -> None:
     """Say that the secret of DEVICE (its id) is in one hand again.

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -65,19 +65,24 @@ def can_print(text: str, stream: TextIO) -> bool:
     return True
 
 
+class Advance(Protocol):
+    """Is told how many more are done."""
+
+    def __call__(self, done: int = 1) -> None: ...
+
+
 @contextmanager
-def shown_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Gives the function that is told of each one done: a bar, where standard error is a
-    terminal."""
+def shown_progress(title: str, total: int) -> Iterator[Advance]:
+    """Gives what is told of each one done: a bar, where standard error is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda done=1: None  # noqa: ARG005 - Advance's
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import, for terminals only
     from rich.progress import Progress  # noqa: PLC0415
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda done=1: bar.advance(task, done)
 
 
 def _show_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -112,5 +117,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(map(_cell, value))
     # Names come from people: a tab would make a column, an escape would steer the terminal.
     return "".join(character if character.isprintable() else " " for character in str(value))

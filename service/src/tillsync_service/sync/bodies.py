@@ -43,6 +43,11 @@ def canonical(fields: dict[str, Any]) -> str:
     return text
 
 
+def is_record_id(text: str) -> bool:
+    """Whether a record can have this id."""
+    return 0 < len(text) <= limits.MAX_RECORD_ID_CHARACTERS and "\0" not in text
+
+
 def record_hash(record_id: str, body: str) -> int:
     """What a record adds to its part's digest."""
     digest = hashlib.sha256(f"{record_id}\0{body}".encode()).digest()

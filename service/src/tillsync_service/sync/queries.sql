@@ -8,13 +8,14 @@
 -- whole of the one side for each row of the other. Served by the primary keys of record_staging and
 -- record.
 WITH staged AS MATERIALIZED (
-    -- Of two with the same id the last counts.
+    -- Of two with the same id the last counts, and one that was refused only if there is no other.
     SELECT DISTINCT ON (record_id) record_id, body, hash, number
     FROM tillsync.record_staging
     WHERE tenant_id = $1 AND import_id = $2
-    ORDER BY record_id, number DESC
+    ORDER BY record_id, hash IS NOT DISTINCT FROM -1, number DESC
 ), wanted AS (
-    SELECT record_id, body, hash, number FROM staged
+    -- One that was refused was named: it is neither written nor deleted.
+    SELECT record_id, body, hash, number FROM staged WHERE hash IS DISTINCT FROM -1
     UNION ALL
     SELECT r.record_id, NULL, NULL, 0
     FROM tillsync.record r
@@ -285,3 +286,77 @@ WHERE tenant_id = $1 AND stream = 'record'
 
 -- name: forget
 DELETE FROM tillsync.record WHERE tenant_id = $1 AND body IS NULL AND version <= $2
+
+-- name: write_audit
+INSERT INTO tillsync.audit (tenant_id, actor, action, detail) VALUES ($1, $2, $3, $4::text::jsonb)
+
+-- The operator's: collections, one record, conflicts.
+
+-- name: lock_head
+SELECT position FROM tillsync.tenant_head WHERE tenant_id = $1 AND stream = 'record' FOR UPDATE
+
+-- name: advance_head
+UPDATE tillsync.tenant_head SET position = $2 WHERE tenant_id = $1 AND stream = 'record'
+
+-- name: known
+-- Whether there are the tenant, its collection $2 and, unless it is the tenant's own scope, the
+-- store $3.
+SELECT
+    EXISTS (SELECT FROM tillsync.tenant_head WHERE tenant_id = $1) AS tenant,
+    EXISTS (SELECT FROM tillsync.collection WHERE tenant_id = $1 AND name = $2) AS collection,
+    $3::uuid = '00000000-0000-0000-0000-000000000000'
+        OR EXISTS (SELECT FROM tillsync.store WHERE tenant_id = $1 AND store_id = $3) AS store
+
+-- name: define_collection
+-- One that is so already stays, and takes no version.
+WITH defined AS (
+    INSERT INTO tillsync.collection AS c
+        (tenant_id, name, policy, lookup_keys, load_order, version)
+    SELECT $1, $2, $3, $4, $5, h.position + 1
+    FROM tillsync.tenant_head h
+    WHERE h.tenant_id = $1 AND h.stream = 'record'
+    ON CONFLICT (tenant_id, name) DO UPDATE
+    SET policy = excluded.policy, lookup_keys = excluded.lookup_keys,
+        load_order = excluded.load_order, version = excluded.version
+    WHERE (c.policy, c.lookup_keys, c.load_order)
+        IS DISTINCT FROM (excluded.policy, excluded.lookup_keys, excluded.load_order)
+    RETURNING c.version
+)
+UPDATE tillsync.tenant_head SET position = defined.version
+FROM defined
+WHERE tenant_id = $1 AND stream = 'record'
+
+-- name: list_digests
+SELECT collection, scope, record_count, digest
+FROM tillsync.record_digest
+WHERE tenant_id = $1 AND record_count > 0
+ORDER BY collection, scope
+
+-- name: record
+-- Served by record's primary key.
+SELECT body, version, changed_at
+FROM tillsync.record
+WHERE tenant_id = $1 AND collection = $2 AND scope = $3 AND record_id = $4
+
+-- name: list_conflicts
+-- Served by conflict's primary key.
+SELECT * FROM tillsync.conflict
+WHERE tenant_id = $1 AND conflict_id > $2
+ORDER BY conflict_id
+LIMIT $3
+
+-- name: list_open_conflicts
+-- Served by conflict_open.
+SELECT * FROM tillsync.conflict
+WHERE tenant_id = $1 AND conflict_id > $2 AND outcome = 'parked' AND choice IS NULL
+ORDER BY conflict_id
+LIMIT $3
+
+-- name: conflict
+SELECT * FROM tillsync.conflict WHERE tenant_id = $1 AND conflict_id = $2
+
+-- name: decide_conflict
+UPDATE tillsync.conflict
+SET choice = $3, decided_by = $4, decided_at = now(), decided_version = $5
+WHERE tenant_id = $1 AND conflict_id = $2
+RETURNING *
