@@ -21,6 +21,7 @@ class _Place(NamedTuple):
 _HOST = "tillsync_service.host_commands"
 _OPERATOR = "tillsync_service.operator.commands"
 _RECORDS = "tillsync_service.operator.record_commands"
+_CONFLICTS = "tillsync_service.operator.conflict_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
@@ -35,6 +36,7 @@ _COMMANDS = {
     "devices": _Place(_OPERATOR, "devices", "Tills: list, move, revoke, clear-suspicion."),
     "collections": _Place(_RECORDS, "collections", "What tills hold copies of: define, list."),
     "records": _Place(_RECORDS, "records", "Prices, customers, stock: import, show, delete."),
+    "conflicts": _Place(_CONFLICTS, "conflicts", "Edits that collided: list, show, resolve."),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 Row = Mapping[str, object]
 
 _ANY_WIDTH = 10_000
+_ENUM_PREFIXES = ("POLICY_", "MUTATION_OUTCOME_", "MUTATION_KIND_", "RESOLUTION_CHOICE_")
 
 
 def row_of(message: Message) -> Row:
@@ -26,6 +27,13 @@ def row_of(message: Message) -> Row:
 def columns_of(kind: type[Message]) -> tuple[str, ...]:
     """The columns of rows of such messages."""
     return tuple(field.name for field in kind.DESCRIPTOR.fields)
+
+
+def spelt(name: str) -> str:
+    """The name of an enum's value as a person types it: POLICY_SERVER_WINS is server-wins."""
+    for prefix in _ENUM_PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.replace("_", "-").lower()
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Row], *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """What tills hold copies of, kept from anywhere: collections and their records."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,7 +13,15 @@ from tillsync.v1.record_pb2 import Collection, Policy
 from tillsync_service.operator.client import OperatorError, Service
 from tillsync_service.operator.importing import Importing
 from tillsync_service.operator.options import as_json_option, of_tenant
-from tillsync_service.operator.output import Row, row_of, say, show_row, show_rows, shown_progress
+from tillsync_service.operator.output import (
+    Row,
+    row_of,
+    say,
+    show_row,
+    show_rows,
+    shown_progress,
+    spelt,
+)
 from tillsync_service.operator.record_files import Line, RecordFile, RecordFileError, format_of
 from tillsync_service.operator.running import on_service
 
@@ -185,19 +194,14 @@ async def import_records(
     """
     settings = _settings(tenant, collection, store, complete=complete)
     format_name = format_of(file, format_name)
-    with RecordFile(file, format_name, id_field=id_field, integers=integers) as records_of:
+    with RecordFile(file, format_name, id_field=id_field, integers=integers) as lines:
         async with service.exchange(service.records.ImportRecords) as exchange:
             importing = Importing(exchange)
             await importing.begin(settings)
-            with shown_progress("records", records_of.size) as progress:
-                shown = 0
-                for line in records_of.lines():
-                    await importing.take(line)
-                    progress(records_of.read_bytes - shown)
-                    shown = records_of.read_bytes
-                    _must_be_good(importing, file, is_needed=atomic or complete)
-                await importing.take_to_the_end()
-            _must_be_good(importing, file, is_needed=atomic or complete)
+            async for _ in _taken(importing, lines):
+                if importing.bad_lines and (atomic or complete):
+                    bad = importing.bad_lines[0]
+                    raise RecordFileError(f"{file}:{bad.number}: {bad.why} Nothing was taken in.")
             result = await importing.publish()
     for bad in importing.bad_lines:
         say(f"tillsync-service: {file}:{bad.number}: {bad.why}", err=True)
@@ -209,10 +213,19 @@ async def import_records(
     return 1 if importing.refused else 0
 
 
-def _must_be_good(importing: Importing, file: Path, *, is_needed: bool) -> None:
-    if is_needed and importing.bad_lines:
-        bad = importing.bad_lines[0]
-        raise RecordFileError(f"{file}:{bad.number}: {bad.why} Nothing was taken in.")
+async def _taken(importing: Importing, file: RecordFile) -> AsyncIterator[None]:
+    """Takes the file's lines, and stops after each and at the end for a look at how it goes."""
+    with shown_progress("records", file.size) as progress:
+        shown = 0
+        for line in file.lines():
+            await importing.take(line)
+            progress(file.read_bytes - shown)
+            shown = file.read_bytes
+            yield
+        await importing.take_to_the_end()
+    if sys.stderr.isatty():
+        say("All of it is there; publishing.", err=True)
+    yield
 
 
 @records.command("show")
@@ -293,7 +306,7 @@ def _settings(
 def _collection_row(collection: Collection) -> Row:
     return {
         "name": collection.name,
-        "policy": _spelt(Policy.Name(collection.policy), "POLICY_"),
+        "policy": spelt(Policy.Name(collection.policy)),
         "lookup_keys": list(collection.lookup_keys),
         "load_order": collection.load_order,
     }
@@ -307,8 +320,3 @@ def _result_row(result: pb.ImportResult) -> Row:
         "refused": result.refused,
         "version": result.version,
     }
-
-
-def _spelt(name: str, prefix: str) -> str:
-    """An enum's value as a person types it."""
-    return name.removeprefix(prefix).replace("_", "-").lower()

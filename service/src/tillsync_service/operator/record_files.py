@@ -78,7 +78,7 @@ class RecordFile:
         except OSError as error:
             raise self._error(f"cannot be read: {error.strerror}") from None
         try:
-            self._must_be_text()
+            self._must_be(format_name)
             rows = self._csv_rows() if format_name == "csv" else self._json_rows()
             self._rows = self._that_are_records(rows)
         except BaseException:
@@ -103,7 +103,7 @@ class RecordFile:
             except ValueError as error:
                 yield BadLine(number, str(error))
 
-    def _must_be_text(self) -> None:
+    def _must_be(self, format_name: str) -> None:
         head = self._file.read(_HEAD_BYTES)
         self._file.seek(0)
         beginning = head.removeprefix(_BOM.encode()).lstrip()
@@ -114,6 +114,10 @@ class RecordFile:
                 raise self._error(kind)
         if b"\0" in head:
             raise self._error("is no text")
+        if format_name == "csv" and beginning[:1] in (b"{", b"["):
+            raise self._error("is JSON and not CSV: give --format jsonl")
+        if format_name == "jsonl" and beginning[:1] == b"[":
+            raise self._error("is one JSON array: put one object on each line")
 
     def _that_are_records(
         self, rows: Iterator[tuple[int, Fields | str]]
