@@ -133,7 +133,7 @@ def enroll(
         secret = RefreshSecret(settings.secret_path)
         identity = asyncio.run(link.enroll(settings, secret, code, name))
         if settings.device_id not in {"", identity.device_id}:
-            outbox.start_new_epoch()  # the new device's numbers begin at 1
+            outbox.start_new_epoch(another_device=True)  # the new device's numbers begin at 1
         config.save(replace(settings, **asdict(identity)))
     click.echo(json.dumps(asdict(identity)))
 

@@ -7,7 +7,6 @@ deleted by `prune()` only, and only after the service has acknowledged it.
 import contextlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -19,8 +18,9 @@ from typing import Any, Self
 import platformdirs
 
 from tillsync.v1.event_pb2 import Event
-from tillsync_agent import envelope, filelock
+from tillsync_agent import books, envelope, filelock
 from tillsync_agent import statements as sql
+from tillsync_agent.daybooks import money_of
 from tillsync_agent.entries import OUTCOMES, DeadLetter, Receipt, Settlement, Summary, Waiting
 from tillsync_agent.errors import JoinRefused, OutboxInUse, OutboxUnavailable
 from tillsync_agent.ids import mint_epoch, mint_key
@@ -241,11 +241,17 @@ class Outbox:
         epoch: int = self._read(sql.COUNTER)[0][1]
         return epoch
 
-    def start_new_epoch(self) -> int:
-        """Numbers what is recorded from now on as another outbox: this one was cloned."""
+    def start_new_epoch(self, *, another_device: bool = False) -> int:
+        """Numbers what is recorded from now on as another outbox: this one was cloned, or belongs
+        to another device now."""
         epoch = mint_epoch()
-        self._change("UPDATE tillsync_counter SET epoch = ?, last_sequence = 0", [(epoch,)])
+        self._file.run(partial(books.start_epoch, epoch, another_device), reserve=True)
         return epoch
+
+    @property
+    def books(self) -> books.OutboxBooks:
+        """What reconciliation asks this outbox."""
+        return books.OutboxBooks(self._file)
 
     @property
     def clock_offset_ms(self) -> int | None:
@@ -277,7 +283,7 @@ class Outbox:
         excess_bytes = self._read(sql.SETTLED)[0][1] - max_settled_bytes
         pruned = 0
         while True:
-            work = partial(sql.prune_chunk, oldest_ms, excess_bytes)
+            work = partial(books.prune_chunk, oldest_ms, excess_bytes)
             count, freed_bytes = self._file.run(work, reserve=True)
             if not count:
                 return pruned
@@ -351,7 +357,7 @@ class Outbox:
             epoch=epoch,
             last_sequence=last_sequence,
             last_settled_at=_when(last_settled_at),
-            money_waiting=self._money_waiting(),
+            money_waiting=money_of(self.waiting_envelopes()),
         )
 
     def backlog(self) -> tuple[int, int]:
@@ -376,13 +382,6 @@ class Outbox:
             letter = DeadLetter(*rows[0])
             after = letter.id
             yield letter
-
-    def _money_waiting(self) -> dict[str, int]:
-        money: Counter[str] = Counter()
-        for stored in self.waiting_envelopes():
-            for amount in Event.FromString(stored).amounts:
-                money[amount.currency] += amount.minor_units
-        return dict(money)
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         return self._file.run(lambda it: it.execute(query, values).fetchall(), begin="BEGIN")

@@ -1,4 +1,4 @@
-"""What the outbox asks of SQLite; the layout and its indexes are in outbox.sql."""
+"""What the outbox asks of SQLite; the layout and its indexes are in outbox*.sql."""
 
 from tillsync_agent.entries import Waiting
 from tillsync_agent.storage import Cursor
@@ -60,6 +60,50 @@ DEAD = (
     " WHERE state IN ('conflict', 'rejected')"
 )
 
+# What counts as this device's: see tillsync_former.
+_BOOKS = (
+    "SELECT id, epoch, sequence, state, reason, field, digest, envelope FROM tillsync_event"
+    " WHERE id NOT IN (SELECT id FROM tillsync_former)"
+)
+BOOKS_PAGE = _BOOKS + " AND id > ? AND id <= ? ORDER BY id LIMIT ?"
+BOOKS_AT = _BOOKS + " AND epoch = ? AND sequence = ?"
+BOOKS_OF = _BOOKS + " AND id = ?"
+_NUMBERS = (
+    " FROM tillsync_event INDEXED BY tillsync_event_for_books"
+    " WHERE epoch = ? AND sequence BETWEEN ? AND ?"
+    " AND id NOT IN (SELECT id FROM tillsync_former)"
+)
+NUMBERS = "SELECT sequence, state, digest" + _NUMBERS + " ORDER BY sequence LIMIT ?"
+OFFERABLE = (
+    "SELECT id, sequence"
+    + _NUMBERS
+    + " AND state IN ('accepted', 'duplicate') ORDER BY sequence LIMIT ?"
+)
+OFFER_AGAIN = (
+    "UPDATE tillsync_event SET state = 'waiting', retry_at = 0, last_error = '',"
+    " settled_at = NULL, position = NULL, history_id = NULL WHERE id = ?"
+)
+# Those that were left behind, and those of events that came back from another file.
+OTHER_EPOCHS = (
+    "SELECT epoch, max(last_sequence) FROM"
+    " (SELECT epoch, last_sequence FROM tillsync_epoch UNION ALL"
+    " SELECT epoch, max(sequence) FROM tillsync_event INDEXED BY tillsync_event_for_books"
+    " GROUP BY epoch)"
+    " WHERE epoch NOT IN (SELECT epoch FROM tillsync_epoch WHERE former) AND epoch <> ?"
+    " GROUP BY epoch ORDER BY min(epoch)"
+)
+KEEP_EPOCH = (
+    "REPLACE INTO tillsync_epoch (epoch, last_sequence)"
+    " SELECT epoch, last_sequence FROM tillsync_counter WHERE last_sequence > 0"
+)
+KEEP_OTHER_EPOCHS = (
+    "INSERT OR IGNORE INTO tillsync_epoch (epoch, last_sequence)"
+    " SELECT epoch, max(sequence) FROM tillsync_event GROUP BY epoch"
+)
+KEEP_FORMER = (
+    "INSERT OR IGNORE INTO tillsync_former SELECT id FROM tillsync_event WHERE state <> 'waiting'"
+)
+
 
 def take(span: tuple[int, int, int, int], max_bytes: int, cursor: Cursor) -> list[Waiting]:
     taken: list[Waiting] = []
@@ -76,15 +120,3 @@ def rescue(rows: list[tuple[object, ...]], cursor: Cursor) -> int:
     cursor.execute("UPDATE tillsync_counter SET last_id = last_id + ?", (len(rows),))
     numbered = [(row_id + n, *row) for n, row in enumerate(rows, start=1)]
     return cursor.executemany(INSERT_RESCUED, numbered).rowcount
-
-
-def prune_chunk(oldest_ms: int, excess_bytes: int, cursor: Cursor) -> tuple[int, int]:
-    """How many rows were deleted, and their bytes."""
-    ids, freed_bytes = [], 0
-    for row_id, settled_at, size in cursor.execute(OLDEST_SETTLED, (CHUNK_ROWS,)):
-        if settled_at >= oldest_ms and freed_bytes >= excess_bytes:
-            break
-        ids.append((row_id,))
-        freed_bytes += size
-    cursor.executemany(DELETE, ids)
-    return len(ids), freed_bytes

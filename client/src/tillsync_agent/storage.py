@@ -31,7 +31,10 @@ Work = Callable[[Cursor], T]
 Begin = Literal["BEGIN", "BEGIN IMMEDIATE"]
 
 APPLICATION_ID = 0x54_53_4F_42  # "TSOB"
-MIGRATIONS = (files("tillsync_agent").joinpath("outbox.sql").read_text(encoding="utf-8"),)
+MIGRATIONS = tuple(
+    files("tillsync_agent").joinpath(name).read_text(encoding="utf-8")
+    for name in ("outbox.sql", "outbox_2.sql")
+)
 """Step n brings a file of version n to version n + 1, backlog and all. One that was released is
 never edited."""
 
