@@ -17,7 +17,13 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tillsync.v1 import device_service_pb2, event_pb2, ingest_service_pb2
+from support.scripted_books import ScriptedBooks
+from tillsync.v1 import (
+    device_service_pb2,
+    event_pb2,
+    ingest_service_pb2,
+    reconcile_service_pb2,
+)
 
 Context = grpc.aio.ServicerContext
 # Gets the parsed batch, gives the serialized answer, or aborts.
@@ -118,6 +124,15 @@ class ScriptedService:
     token_hangs: int = 0
     """How many of the next IssueToken calls are never answered."""
     enroll_answers: deque[bytes] = field(default_factory=deque)
+    books: ScriptedBooks = field(default_factory=ScriptedBooks)
+    reconcile_failures: deque[tuple[grpc.StatusCode, str]] = field(default_factory=deque)
+    """(code, details) for the next Reconcile calls."""
+    reconcile_answers: deque[bytes] = field(default_factory=deque)
+    """The very bytes that the next Reconcile calls are answered with."""
+    before_reconcile: Callable[[], object] = lambda: None
+    """Called when a Reconcile call arrives."""
+    reconciled: list[tuple[int, int]] = field(default_factory=list)
+    """The bytes of every Reconcile request and of its response."""
 
     @property
     def address(self) -> str:
@@ -131,7 +146,9 @@ class ScriptedService:
                 ("grpc.keepalive_permit_without_calls", 1),
             )
         )
-        self._server.add_generic_rpc_handlers((self._ingest_handlers(), self._device_handlers()))
+        self._server.add_generic_rpc_handlers(
+            (self._ingest_handlers(), self._device_handlers(), self._reconcile_handlers())
+        )
         at = f"127.0.0.1:{self.port}"
         self.port = (
             self._server.add_secure_port(at, self.credentials)
@@ -155,6 +172,7 @@ class ScriptedService:
         )
 
     def _verdict(self, event) -> event_pb2.Verdict:
+        self.books.present(event)
         body = event.body.type_url.encode() + b"\0" + event.body.value
         digest = hashlib.sha256(body).digest()[:16]
         position, known = self.stored.get(event.key, (0, b""))
@@ -163,17 +181,40 @@ class ScriptedService:
         if position:
             self.quarantine.append(event.key)
             refusal = event_pb2.Refusal(reason="KEY_CONFLICT", field="key", description="taken")
+            self.books.refuse(event, event_pb2.OUTCOME_CONFLICT, refusal)
             return event_pb2.Verdict(
                 outcome=event_pb2.OUTCOME_CONFLICT, position=position, refusal=refusal
             )
         verdict = event_pb2.Verdict(
-            outcome=event_pb2.OUTCOME_ACCEPTED, position=len(self.stored) + 1
+            outcome=event_pb2.OUTCOME_ACCEPTED,
+            position=max((place for place, _ in self.stored.values()), default=0) + 1,
         )
         self.stored[event.key] = (verdict.position, digest)
+        self.books.count(event)
         number = (event.outbox_epoch, event.device_sequence)
         if self.sequences.setdefault(number, event.key) != event.key:
             verdict.flags.append(event_pb2.EVENT_FLAG_FORKED)
         return verdict
+
+    def lose(self, *keys: str, numbers_too: bool = True) -> None:
+        """Forgets events as a backup does that lacks them; or all of them but their numbers."""
+        for key in keys:
+            del self.stored[key]
+            self.books.lose(key, numbers_too=numbers_too)
+            if numbers_too:
+                self.sequences = {n: k for n, k in self.sequences.items() if k != key}
+
+    async def _reconcile(self, request, context: Context):
+        await self._check_token(context)
+        self.before_reconcile()
+        if self.reconcile_failures:
+            await context.abort(*self.reconcile_failures.popleft())
+        if self.reconcile_answers:
+            return self.reconcile_answers.popleft()
+        response = self.books.answer(request)
+        response.history_id = self.history_id
+        self.reconciled.append((request.ByteSize(), response.ByteSize()))
+        return response
 
     async def _ingest_stream(
         self, requests: AsyncIterator[bytes], context: Context
@@ -239,6 +280,16 @@ class ScriptedService:
         return grpc.method_handlers_generic_handler(
             "tillsync.v1.IngestService",
             {"IngestStream": grpc.stream_stream_rpc_method_handler(self._ingest_stream)},
+        )
+
+    def _reconcile_handlers(self):
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._reconcile,
+            request_deserializer=reconcile_service_pb2.ReconcileRequest.FromString,
+            response_serializer=_bytes_of,
+        )
+        return grpc.method_handlers_generic_handler(
+            "tillsync.v1.ReconcileService", {"Reconcile": handler}
         )
 
     def _device_handlers(self):

@@ -21,6 +21,8 @@ from tillsync_agent.gateway import Gateway
 from tillsync_agent.link import Link
 from tillsync_agent.linkstate import LinkState
 from tillsync_agent.outbox import Outbox
+from tillsync_agent.reconciler import Reconciler, ask
+from tillsync_agent.reconciliation import Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
 from tillsync_agent.uploader import Clocks, Uploader
 
@@ -105,6 +107,7 @@ class Agent:
             self._resources = resources.pop_all()
         self._tasks = [
             asyncio.create_task(self._uploader.run(self._stop), name="tillsync-uploader"),
+            asyncio.create_task(self._reconciler.run(self._stop), name="tillsync-reconciler"),
             asyncio.create_task(self._keep_house(), name="tillsync-housekeeping"),
         ]
         return self
@@ -148,6 +151,15 @@ class Agent:
         why = drained.why or self._uploader.note.last_error or "the time was over"
         return Drained(drained.waiting, why if drained.waiting else "")
 
+    async def reconcile(
+        self, timeout_seconds: float, business_day: str | None = None, *, close: bool = False
+    ) -> Reconciliation:
+        """Compares what was recorded with head office, all days or the one, when nothing waits any
+        more; `close`: and closes the day if all of it is there and equal."""
+        return await ask(
+            self._outbox, timeout_seconds, business_day, close=close, pause=self._until_stopped
+        )
+
     def _assemble(self) -> None:
         settings = self._settings
         secret = RefreshSecret(settings.secret_path)
@@ -159,14 +171,16 @@ class Agent:
             backoff=Backoff(cap_seconds=settings.max_wait_seconds),
             probe_seconds=settings.batch_timeout_seconds * 2,
         )
+        parts = (self._outbox, self._link, self._link_state, settings)
+        self._reconciler = Reconciler(
+            *parts, clocks=self._clocks, worker=self._worker, luck=self._luck
+        )
         self._uploader = Uploader(
-            self._outbox,
-            self._link,
-            self._link_state,
-            settings,
+            *parts,
             clocks=self._clocks,
             worker=self._worker,
             on_step=self._on_step,
+            on_doubt=self._reconciler.wake,
         )
 
     async def _start_gateway(self) -> Gateway | None:

@@ -5,65 +5,16 @@ Long work is done in short transactions: between two of them a sale can be recor
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from tillsync.v1.event_pb2 import Event
 from tillsync_agent import daybooks
 from tillsync_agent import statements as sql
-from tillsync_agent.daybooks import DIGEST_BYTES, Books, DayBook
+from tillsync_agent.daybooks import DIGEST_BYTES, Booked, Books, Counted, DayBook, Numbered, Span
 from tillsync_agent.outboxfile import OutboxFile
 from tillsync_agent.storage import Cursor
-
-SETTLED = frozenset({"accepted", "duplicate"})
-REFUSED = frozenset({"conflict", "rejected"})
-
-
-class Span(NamedTuple):
-    """A run of an outbox's numbers, both ends included."""
-
-    epoch: int
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How far this outbox has counted at one moment."""
-
-    outboxes: tuple[tuple[int, int], ...]
-    """(epoch, last number) of every epoch that is this device's, the present one last."""
-    last_id: int
-    pruned: dict[str, Books]
-    """Business day to what its pruned events came to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Booked:
-    """An event that is kept, as far as books are concerned."""
-
-    id: int
-    epoch: int
-    sequence: int
-    state: str
-    business_day: str
-    books: Books
-    reason: str
-    field: str
-
-
-class Numbered(NamedTuple):
-    """A number whose event is kept, and where it stands."""
-
-    sequence: int
-    state: str
-    digest: int
 
 
 class OutboxBooks:

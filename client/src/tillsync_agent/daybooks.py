@@ -12,6 +12,9 @@ NO_CURRENCY = "XXX"
 DIGEST_BYTES = 16
 DIGEST_MODULUS = 2 ** (8 * DIGEST_BYTES)
 
+SETTLED = frozenset({"accepted", "duplicate"})
+REFUSED = frozenset({"conflict", "rejected"})
+
 
 @dataclass(frozen=True, slots=True)
 class DayBook:
@@ -34,6 +37,53 @@ class DayBook:
 
 Books = Mapping[str, DayBook]
 """What a business day comes to, by currency. A currency that comes to nothing is left out."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A run of an outbox's numbers, both ends included."""
+
+    epoch: int
+    first: int
+    last: int
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How far this outbox has counted at one moment."""
+
+    outboxes: tuple[tuple[int, int], ...]
+    """(epoch, last number) of every epoch that is this device's, the present one last."""
+    last_id: int
+    pruned: dict[str, Books]
+    """Business day to what its pruned events came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """An event that is kept, as far as books are concerned."""
+
+    id: int
+    epoch: int
+    sequence: int
+    state: str
+    business_day: str
+    books: Books
+    reason: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A number whose event is kept, and where it stands."""
+
+    sequence: int
+    state: str
+    digest: int
 
 
 def of_event(event: Event, digest: bytes) -> Books:

@@ -16,7 +16,14 @@ from pathlib import Path
 import grpc
 from google.protobuf.message import DecodeError
 
-from tillsync.v1 import device_service_pb2, device_service_pb2_grpc, event_pb2, ingest_service_pb2
+from tillsync.v1 import (
+    device_service_pb2,
+    device_service_pb2_grpc,
+    event_pb2,
+    ingest_service_pb2,
+    reconcile_service_pb2,
+    reconcile_service_pb2_grpc,
+)
 from tillsync_agent.answers import Answer, CallFailed, Failure, Verdict
 from tillsync_agent.config import Settings
 from tillsync_agent.errors import AddressUnusable, EnrolmentRefused
@@ -133,14 +140,17 @@ class Link:
         self._monotonic = monotonic
         self._channel = open_channel(settings)
         self._token: _Token | None = None
+        self._issuing = asyncio.Lock()
         self.suspect = False
         """Whether the service knows this device's secret to be in two hands."""
 
     async def token(self) -> str:
         """An access token that is good now. Raises CallFailed, NotEnrolled, OSError (disk)."""
-        if self._token is None or self._monotonic() >= self._token.renew_at:
-            self._token = await self._issue()
-        return self._token.value
+        # One at a time: two that propose different next secrets look like a clone.
+        async with self._issuing:
+            if self._token is None or self._monotonic() >= self._token.renew_at:
+                self._token = await self._issue()
+            return self._token.value
 
     def forget_token(self) -> None:
         """The token was refused; the next `token` asks for another."""
@@ -159,6 +169,24 @@ class Link:
         )
         call = method(metadata=(("authorization", authorization),), wait_for_ready=False)
         return BatchStream(call, timeout_seconds=self._settings.batch_timeout_seconds)
+
+    async def reconcile(
+        self, request: reconcile_service_pb2.ReconcileRequest
+    ) -> reconcile_service_pb2.ReconcileResponse:
+        """One Reconcile call, with a good token. Raises as `token` does."""
+        authorization = f"Bearer {await self.token()}"
+        stub = reconcile_service_pb2_grpc.ReconcileServiceStub(self._channel)
+        try:
+            answer = await stub.Reconcile(
+                request,
+                metadata=(("authorization", authorization),),
+                timeout=self._settings.batch_timeout_seconds,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise CallFailed(failure_of(error)) from None
+        if answer is None:  # bytes that are no message
+            raise CallFailed(Failure("GARBAGE", "the answer is not a message"))
+        return answer
 
     async def close(self) -> None:
         """Ends every call and the connection."""

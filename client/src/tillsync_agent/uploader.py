@@ -54,7 +54,8 @@ class Clocks:
 
 class Uploader:
     """Sends what waits in one outbox over one link. `on_step` hears "take", "send", "answer" and
-    "settle" before the step after it begins; it is a seam for tests and tracing."""
+    "settle" before the step after it begins; it is a seam for tests and tracing. `on_doubt` hears
+    that head office may have lost what it acknowledged."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Uploader:
         clocks: Clocks,
         worker: ThreadPoolExecutor,
         on_step: Callable[[str], None] = lambda _step: None,
+        on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self._outbox = outbox
         self._link = link
@@ -74,6 +76,8 @@ class Uploader:
         self._clocks = clocks
         self._worker = worker
         self._on_step = on_step
+        self._on_doubt = on_doubt
+        self._last_position = 0
         self._stream: BatchStream | None = None
         self._ahead: list[Waiting] = []
         self._settling: asyncio.Task[None] | None = None
@@ -186,6 +190,8 @@ class Uploader:
     async def _heard(self, answer: Answer, sent_at: datetime, received_at: datetime) -> None:
         self._token_proven = True
         self.note.last_contact_at = received_at.isoformat(timespec="seconds")
+        if self._is_doubtful(answer):
+            self._on_doubt()
         self.note.history_id = answer.history_id
         offset_ms = clock_offset_ms(answer.served_at, sent_at, received_at)
         known_ms = self._offset_ms
@@ -194,6 +200,14 @@ class Uploader:
         if known_ms is None or abs(offset_ms - known_ms) > OFFSET_CHANGE_MS:
             await self._off_loop(self._outbox.set_clock_offset, offset_ms)
             self._offset_ms = offset_ms
+
+    def _is_doubtful(self, answer: Answer) -> bool:
+        """Whether the answer comes from a head office that was set back: restored from a backup,
+        which its history says, or without saying so, which shows in positions given out twice."""
+        places = [one.position for one in answer.verdicts if one.outcome == "accepted"]
+        was_set_back = bool(places) and min(places) <= self._last_position
+        self._last_position = max(places, default=self._last_position)
+        return was_set_back or self.note.history_id not in {"", answer.history_id}
 
     async def _apply(self, rows: Sequence[Waiting], decision: Decision) -> None:
         """Writes down what was decided. The new epoch is first: a crash after it costs nothing."""

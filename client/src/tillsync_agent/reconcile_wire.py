@@ -1,0 +1,111 @@
+"""What a reconciliation says and hears on the wire, in plain values. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tillsync.v1 import event_pb2
+from tillsync.v1 import reconcile_service_pb2 as pb
+from tillsync_agent.answers import CallFailed, Failure
+from tillsync_agent.comparison import Explained
+from tillsync_agent.daybooks import DIGEST_BYTES, Books, DayBook, Span
+
+# The contract's limits for one request.
+MOST_OUTBOXES = 100
+MOST_DAYS = 100
+_OUTCOMES = {
+    event_pb2.OUTCOME_DUPLICATE: "duplicate",
+    event_pb2.OUTCOME_CONFLICT: "conflict",
+    event_pb2.OUTCOME_REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DayHeard:
+    """A business day as head office holds it."""
+
+    equal: bool
+    books: Books
+    revision: int
+    closed: bool
+
+
+@dataclass(slots=True)
+class Heard:
+    """What head office answered to a snapshot."""
+
+    history_id: str = ""
+    missing: list[Span] = field(default_factory=list)
+    days: dict[str, DayHeard] = field(default_factory=dict)
+    explained: list[Explained] = field(default_factory=list)
+
+    def add(self, response: pb.ReconcileResponse, request: pb.ReconcileRequest) -> None:
+        """Adds the answer to one of the requests. Raises CallFailed (GARBAGE)."""
+        if len(response.days) != len(request.days):
+            raise CallFailed(Failure("GARBAGE", "not one answer for each day"))
+        self.history_id = response.history_id
+        self.missing += [Span(span.epoch, span.first, span.last) for span in response.missing]
+        self.explained += [
+            Explained(
+                one.epoch,
+                one.sequence,
+                _OUTCOMES.get(one.outcome, "unknown"),
+                one.reason,
+                one.field,
+            )
+            for one in response.dispositions
+        ]
+        for claim, answer in zip(request.days, response.days, strict=True):
+            books = {book.currency: _book(book) for book in answer.books}
+            self.days[claim.business_day] = DayHeard(
+                answer.equal, books, answer.revision, answer.closed
+            )
+
+
+def requests(
+    outboxes: Sequence[tuple[int, int]], days: Mapping[str, Books], *, close: bool
+) -> Iterator[pb.ReconcileRequest]:
+    """What is claimed, in as few requests as the contract allows; one at least."""
+    names = list(days)
+    start = 0
+    while True:
+        request = pb.ReconcileRequest()
+        for epoch, last in outboxes[start : start + MOST_OUTBOXES]:
+            request.outboxes.add(epoch=epoch, last_sequence=last)
+        for name in names[start : start + MOST_DAYS]:
+            claim = request.days.add(business_day=name, close=close)
+            claim.books.extend(_book_proto(*book) for book in days[name].items())
+        yield request
+        start += min(MOST_OUTBOXES, MOST_DAYS)
+        if start >= max(len(outboxes), len(names)):
+            return
+
+
+def spans_request(spans: Sequence[Span]) -> pb.ReconcileRequest:
+    """The question what the history holds of these spans."""
+    request = pb.ReconcileRequest()
+    for span in spans:
+        request.spans.add(epoch=span.epoch, first=span.first, last=span.last)
+    return request
+
+
+def sums_of(response: pb.ReconcileResponse, asked: int) -> list[tuple[int, int]]:
+    """Events and digest sum of each span. Raises CallFailed (GARBAGE)."""
+    if len(response.spans) != asked:
+        raise CallFailed(Failure("GARBAGE", "not one answer for each span"))
+    return [(answer.event_count, int.from_bytes(answer.digest)) for answer in response.spans]
+
+
+def _book(book: pb.DayBook) -> DayBook:
+    try:
+        return DayBook(book.event_count, int(book.amount_minor), int.from_bytes(book.digest))
+    except ValueError:
+        raise CallFailed(Failure("GARBAGE", "an amount is no whole number")) from None
+
+
+def _book_proto(currency: str, book: DayBook) -> pb.DayBook:
+    return pb.DayBook(
+        currency=currency,
+        event_count=book.event_count,
+        amount_minor=str(book.amount_minor),
+        digest=book.digest_sum.to_bytes(DIGEST_BYTES),
+    )

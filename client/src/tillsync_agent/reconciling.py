@@ -1,0 +1,227 @@
+"""One reconciliation: compare → give back what is missing → compare again; and where no number is
+missing and a day differs all the same, narrow that down to single numbers.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from tillsync.v1 import reconcile_service_pb2 as pb
+from tillsync_agent import comparison, daybooks
+from tillsync_agent import reconcile_wire as wire
+from tillsync_agent.books import OutboxBooks
+from tillsync_agent.comparison import Day, Expected, Explained, Snapshot
+from tillsync_agent.daybooks import SETTLED, Booked, Span
+from tillsync_agent.reconcile_wire import Heard
+from tillsync_agent.reconciliation import MOST_NAMED, Gone, Reconciliation
+
+T = TypeVar("T")
+
+# What was given back may uncover more: so often it is compared at once, the rest in another run.
+MOST_COMPARISONS = 6
+MOST_NARROWINGS = 4
+
+
+class OffLoop(Protocol):
+    """Runs an outbox call where it does not stop the loop."""
+
+    def __call__(self, call: Callable[..., T], *arguments: object) -> Awaitable[T]: ...
+
+
+@dataclass(slots=True)
+class _Compared:
+    """What was claimed, what head office answered, and what came of it."""
+
+    snapshot: Snapshot
+    heard: Heard
+    differing: list[str]
+    gone: list[Span]
+    goes_on: bool = False
+
+
+class Reconciling:
+    """`ask` makes one call, `quiet` returns when nothing waits to be sent.
+
+    elsewhere: by day, the numbers that head office counts on another device or number; it learns.
+    """
+
+    def __init__(
+        self,
+        books: OutboxBooks,
+        *,
+        ask: Callable[[pb.ReconcileRequest], Awaitable[pb.ReconcileResponse]],
+        quiet: Callable[[], Awaitable[None]],
+        off_loop: OffLoop,
+        elsewhere: dict[str, frozenset[tuple[int, int]]],
+    ) -> None:
+        self._books = books
+        self._ask_once = ask
+        self._quiet = quiet
+        self._off_loop = off_loop
+        self._elsewhere = elsewhere
+        self._given: set[Span] = set()
+        self._offered = 0
+        self._moved_on = False
+        self._round_trips = 0
+
+    async def run(self, day: str | None, *, close: bool) -> Reconciliation:
+        """Compares all days, or the one; gives back what head office lacks, and compares again.
+
+        Raises CallFailed and OutboxUnavailable; what was given back until then is on its way.
+        """
+        for _ in range(MOST_COMPARISONS):
+            await self._quiet()
+            compared = await self._compare(day, close=close)
+            compared.goes_on = await self._give_back(compared)
+            if not compared.goes_on:
+                break
+        return await self._result(compared, day)
+
+    async def _compare(self, day: str | None, *, close: bool) -> _Compared:
+        snapshot = await self._snapshot(day)
+        heard = Heard()
+        for request in wire.requests(snapshot.counted.outboxes, snapshot.claims(), close=close):
+            heard.add(await self._ask(request), request)
+        claimed = dict(snapshot.counted.outboxes)
+        heard.missing = [
+            span
+            for span in heard.missing
+            if 1 <= span.first <= span.last <= claimed.get(span.epoch, 0)
+        ]
+        differing = [name for name, answer in heard.days.items() if not answer.equal]
+        return _Compared(snapshot, heard, differing, await self._gone(heard.missing))
+
+    async def _snapshot(self, only: str | None) -> Snapshot:
+        counted = await self._off_loop(self._books.counted)
+        snapshot = Snapshot(counted, {only: Day()} if only is not None else {})
+        after = 0
+        while page := await self._off_loop(self._books.page, after, counted.last_id):
+            snapshot.add(page, only, self._elsewhere)
+            after = page[-1].id
+        snapshot.add_pruned()
+        return snapshot
+
+    async def _give_back(self, compared: _Compared) -> bool:
+        """Whether something changed, so that it is worth comparing again."""
+        if await self._offer(compared.heard.missing):
+            return True
+        if not compared.differing:
+            return False
+        if self._leave_out(compared, await self._explained(compared)):
+            return True
+        # A sale in between is in one of the two books and not in the other: nothing is looked for
+        # then, but on a till where one follows the other it is in the end.
+        counted = await self._off_loop(self._books.counted)
+        moved_on = counted.last_id != compared.snapshot.counted.last_id
+        if moved_on and not self._moved_on:
+            self._moved_on = True
+            return True
+        return bool(await self._offer(await self._lacking(compared))) or moved_on
+
+    async def _offer(self, spans: Iterable[Span]) -> int:
+        """Offers again what of these numbers is kept; nothing twice."""
+        offered = 0
+        for span in spans:
+            if span not in self._given:
+                self._given.add(span)
+                number = (span.epoch, span.first, span.last)
+                offered += await self._off_loop(self._books.offer_again, *number)
+        self._offered += offered
+        return offered
+
+    async def _explained(self, compared: _Compared) -> list[Booked]:
+        """The settled events of the differing days that head office has an explanation for."""
+        numbers = [(one.epoch, one.sequence) for one in compared.heard.explained]
+        events = await self._off_loop(self._books.events_at, numbers)
+        differing = set(compared.differing)
+        return [
+            event for event in events if event.state in SETTLED and event.business_day in differing
+        ]
+
+    def _leave_out(self, compared: _Compared, explained: Sequence[Booked]) -> bool:
+        """Learns which events head office counts elsewhere, where that explains the day."""
+        learnt = False
+        for name in compared.differing:
+            events = [event for event in explained if event.business_day == name]
+            numbers = frozenset((event.epoch, event.sequence) for event in events)
+            known = self._elsewhere.get(name, frozenset())
+            claimed = daybooks.total([compared.snapshot.days[name].books])
+            counted = [e.books for e in events if (e.epoch, e.sequence) not in known]
+            rest = daybooks.less(claimed, daybooks.total(counted))
+            if numbers - known and rest == compared.heard.days[name].books:
+                self._elsewhere[name] = known | numbers
+                learnt = True
+        return learnt
+
+    async def _lacking(self, compared: _Compared) -> list[Span]:
+        """The spans of which head office holds nothing, down to single numbers, in the days whose
+        events differ."""
+        snapshot, heard = compared.snapshot, compared.heard
+        days = [
+            snapshot.days[name]
+            for name in compared.differing
+            if not comparison.same_events(snapshot.days[name].books, heard.days[name].books)
+        ]
+        but = {(one.epoch, one.sequence) for one in heard.explained}
+        expected = Expected()
+        for span in comparison.reaches(days):
+            expected.add(span.epoch, await self._off_loop(self._books.numbers, span), but)
+        spans, lacking = expected.spans, list[Span]()
+        for _ in range(MOST_NARROWINGS):
+            if not spans:
+                break
+            asked = comparison.parts(spans)
+            response = await self._ask(wire.spans_request(asked))
+            empty, spans = comparison.narrowed(expected, asked, wire.sums_of(response, len(asked)))
+            lacking += empty
+        return lacking
+
+    async def _gone(self, missing: Iterable[Span]) -> list[Span]:
+        """What is missing at head office and not kept here either."""
+        gone: list[Span] = []
+        for span in missing:
+            kept = await self._off_loop(self._books.numbers, span)
+            gone += comparison.holes(span, [number.sequence for number in kept])
+        return gone
+
+    async def _result(self, compared: _Compared, day: str | None) -> Reconciliation:
+        heard, days = compared.heard, compared.snapshot.days
+        explained = await self._explained(compared)
+        differences = [
+            comparison.difference(
+                name,
+                days[name],
+                heard.days[name].books,
+                _of_day(name, explained, heard.explained),
+                given=self._offered,
+            )
+            for name in compared.differing
+        ]
+        refused = [one for name in sorted(days) for one in days[name].refused]
+        closed = heard.days.get(day) if day is not None else None
+        comes_to = comparison.sums(days[day].books) if day is not None else {}
+        return Reconciliation(
+            history_id=heard.history_id,
+            days_equal=len(heard.days) - len(compared.differing),
+            days_differing=len(compared.differing),
+            differing=differences[:MOST_NAMED],
+            offered_again=self._offered,
+            refused=refused[:MOST_NAMED],
+            refused_count=len(refused),
+            gone=[Gone(span.epoch, span.first, span.last) for span in compared.gone[:MOST_NAMED]],
+            gone_count=sum(span.size for span in compared.gone),
+            comes_to=comes_to,
+            revision=closed.revision if closed else 0,
+            closed=closed.closed if closed else False,
+            round_trips=self._round_trips,
+            unfinished=compared.goes_on,
+        )
+
+    async def _ask(self, request: pb.ReconcileRequest) -> pb.ReconcileResponse:
+        self._round_trips += 1
+        return await self._ask_once(request)
+
+
+def _of_day(name: str, events: Sequence[Booked], said: Sequence[Explained]) -> list[Explained]:
+    numbers = {(event.epoch, event.sequence) for event in events if event.business_day == name}
+    return [one for one in said if (one.epoch, one.sequence) in numbers]
