@@ -8,6 +8,7 @@ from tillsync_agent import status
 from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
 from tillsync_agent.entries import Summary
+from tillsync_agent.reconciliation import Difference, Gone, Reconciliation
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SETTINGS = Settings(Path("state"), service="head:443", stalled_after_seconds=300)
@@ -120,3 +121,52 @@ def test_a_note_of_another_version_does_not_break_status():
     assert AgentNote.parse('{"link": "open", "new_thing": 1}').link == "open"
     assert AgentNote.parse("{torn") == AgentNote()
     assert AgentNote.parse("[]") == AgentNote()
+
+
+def test_a_difference_with_head_office_needs_a_person():
+    """A day differs and numbers are gone for good: both are said, with their reasons; what was
+    only given back is no problem."""
+    compared = Reconciliation(
+        at="2026-11-22T12:00:00+00:00",
+        days_equal=3,
+        days_differing=1,
+        differing=[Difference("", {"USD": (2, 20)}, {"USD": (1, 10)}, ["one reason", "another"])],
+        offered_again=5,
+        gone=[Gone(7, 3, 4)],
+        gone_count=2,
+    )
+
+    held = status.of(
+        SETTINGS,
+        IDLE,
+        AgentNote(),
+        clock_offset_ms=0,
+        agent_running=True,
+        now=NOW,
+        reconciliation=compared,
+    )
+
+    assert held.problems == [
+        "what has no business day differs from head office's: one reason; another",
+        "2 numbers never reached head office and are not kept here any more: 3 to 4 of outbox 7",
+    ]
+    assert dict(status.lines(held))["compared"] == (
+        "2026-11-22T12:00:00+00:00, 3 days equal, 1 differ, 5 events given back"
+    )
+
+
+def test_a_comparison_that_failed_says_since_when():
+    """Head office was last compared in the morning and is out of reach since: both are shown."""
+    compared = replace(Reconciliation(at="in the morning"), error="UNAVAILABLE: gone")
+    held = status.of(
+        SETTINGS,
+        IDLE,
+        AgentNote(),
+        clock_offset_ms=0,
+        agent_running=True,
+        now=NOW,
+        reconciliation=compared,
+    )
+
+    assert held.problems == []
+    assert dict(status.lines(held))["compared"].endswith("not since then: UNAVAILABLE: gone")

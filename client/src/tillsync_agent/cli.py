@@ -2,7 +2,8 @@
 
 Exit codes, the same for every command:
     0  done
-    1  not done yet, or something needs a person: events wait (drain), a problem (status)
+    1  not done yet, or something needs a person: events wait (drain), a problem (status), a day
+       that is not equal (reconcile, close-day)
     2  wrong usage: an argument, a setting, an address, an event that can never be recorded
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
     4  this device is not enrolled, or the service refused to enrol it
@@ -37,13 +38,16 @@ from tillsync_agent.errors import (
     OutboxInUse,
     OutboxUnavailable,
 )
+from tillsync_agent.exits import ATTENTION, EPILOG, IDENTITY, UNUSABLE, USAGE
 from tillsync_agent.export import write_export
 from tillsync_agent.files import unusable
 from tillsync_agent.outbox import Outbox
 from tillsync_agent.progress import shown_progress
+from tillsync_agent.reconcile_commands import close_day, reconcile
+from tillsync_agent.reconciliation import NOTE_NAME as RECONCILIATION_NOTE
+from tillsync_agent.reconciliation import Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
 
-ATTENTION, USAGE, UNUSABLE, IDENTITY = 1, 2, 3, 4
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (OutboxUnavailable, UNUSABLE),
     (OutboxInUse, UNUSABLE),
@@ -52,7 +56,6 @@ _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (AgentError, USAGE),
     (OSError, UNUSABLE),
 )
-_EPILOG = "Exit codes: 0 done; 1 not done yet; 2 usage; 3 outbox not usable; 4 not enrolled."
 
 
 class _Group(click.Group):
@@ -74,7 +77,7 @@ def _fail(error: Exception, words: str) -> NoReturn:
     sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
 
 
-@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
@@ -95,7 +98,7 @@ def main(ctx: click.Context, state_dir: Path | None) -> None:
     ctx.obj = state_dir
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option("--service", required=True, help="Head office, HOST:PORT.")
 @click.option("--code", required=True, help="The one-time code from the operator.")
 @click.option("--name", required=True, help="What people call this device.")
@@ -138,7 +141,7 @@ def enroll(
     click.echo(json.dumps(asdict(identity)))
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option(
     "--type",
     "kind",
@@ -174,7 +177,7 @@ def record(
     click.echo(json.dumps(asdict(receipt)))
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option("--gateway-port", type=int, help="Serve programs in other languages on 127.0.0.1.")
 @click.option(
     "--log-level",
@@ -196,7 +199,7 @@ def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> Non
     Agent(config.load(state_dir, gateway_port=gateway_port)).run()
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option("--timeout", "timeout_seconds", default=60.0, show_default=True, help="Seconds.")
 @click.pass_obj
 def drain(state_dir: Path | None, timeout_seconds: float) -> None:
@@ -228,7 +231,7 @@ def drain(state_dir: Path | None, timeout_seconds: float) -> None:
     click.echo("nothing waits")
 
 
-@main.command("status", epilog=_EPILOG)
+@main.command("status", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_obj
 def show_status(state_dir: Path | None, *, as_json: bool) -> None:
@@ -240,14 +243,16 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
     """
     settings = config.load(state_dir)
     with _existing(settings) as outbox:
+        notes = outbox.notes()
         held = status.of(
             settings,
             outbox.summary(),
-            AgentNote.parse(outbox.notes().get(NOTE_NAME, "")),
+            AgentNote.parse(notes.get(NOTE_NAME, "")),
             clock_offset_ms=outbox.clock_offset_ms,
             agent_running=_is_running(outbox),
             now=datetime.now(UTC),
             set_aside=outbox.set_aside,
+            reconciliation=Reconciliation.parse(notes.get(RECONCILIATION_NOTE, "")),
         )
     if as_json:
         click.echo(json.dumps(held.as_dict(), indent=2))
@@ -257,7 +262,7 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
     sys.exit(ATTENTION if held.problems else 0)
 
 
-@main.command("dead-letters", epilog=_EPILOG)
+@main.command("dead-letters", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def dead_letters(state_dir: Path | None, *, as_json: bool) -> None:
@@ -276,7 +281,7 @@ def dead_letters(state_dir: Path | None, *, as_json: bool) -> None:
         click.echo("no dead letters")
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_obj
 def export(state_dir: Path | None, file: Path) -> None:
@@ -292,6 +297,10 @@ def export(state_dir: Path | None, file: Path) -> None:
             file, outbox.waiting_envelopes(), settings, exported_at=datetime.now(UTC)
         )
     click.echo(f"{count} events written to {file}")
+
+
+main.add_command(reconcile)
+main.add_command(close_day)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
 from tillsync_agent.entries import Summary
+from tillsync_agent.reconciliation import Reconciliation
 
 # A smaller difference between two clocks is nobody's concern.
 OFFSET_WORTH_SAYING_SECONDS = 120.0
@@ -40,6 +41,7 @@ class Status:
     last_settled_at: str
     clock_offset_ms: int | None
     link: AgentNote
+    reconciliation: Reconciliation
     set_aside: list[str]
     """Outbox files that were unusable."""
     problems: list[str]
@@ -59,8 +61,10 @@ def of(
     agent_running: bool,
     now: datetime,
     set_aside: Sequence[Path] = (),
+    reconciliation: Reconciliation | None = None,
 ) -> Status:
     """Puts the pieces together and says what is wrong, if anything is."""
+    compared = reconciliation or Reconciliation()
     return Status(
         device_id=settings.device_id,
         device_name=settings.device_name,
@@ -81,6 +85,7 @@ def of(
         last_settled_at=_text(summary.last_settled_at),
         clock_offset_ms=clock_offset_ms,
         link=note,
+        reconciliation=compared,
         set_aside=[str(path) for path in set_aside],
         problems=[
             problem
@@ -92,6 +97,7 @@ def of(
                 _suspect(note),
                 clock_sentence(clock_offset_ms),
                 *map(_set_aside, set_aside),
+                *differences(compared),
             )
             if problem
         ],
@@ -130,6 +136,28 @@ def clock_sentence(offset_ms: int | None) -> str:
     )
 
 
+def differences(compared: Reconciliation) -> list[str]:
+    """What was not the same at head office, a sentence each."""
+    problems = [
+        f"{name_of(day.business_day)} differs from head office's: {'; '.join(day.why)}"
+        for day in compared.differing
+    ]
+    if compared.gone_count:
+        numbers = ", ".join(
+            f"{span.first} to {span.last} of outbox {span.epoch}" for span in compared.gone[:3]
+        )
+        problems.append(
+            f"{compared.gone_count} numbers never reached head office and are not kept here any "
+            f"more: {numbers}"
+        )
+    return problems
+
+
+def name_of(business_day: str) -> str:
+    """A business day as a person says it."""
+    return f"business day {business_day}" if business_day else "what has no business day"
+
+
 def lines(status: Status) -> list[tuple[str, str]]:
     """The status as rows of a table: what, and how it stands."""
     money = ", ".join(f"{minor} {unit}" for unit, minor in sorted(status.money_waiting.items()))
@@ -149,8 +177,19 @@ def lines(status: Status) -> list[tuple[str, str]]:
         ("link", f"{link_word}, last contact {link.last_contact_at or 'never'}"),
         ("last error", f"{link.last_error_at} {link.last_error}".strip() or "-"),
         ("next try", link.next_try_at or "-"),
+        ("compared", _compared(status.reconciliation)),
     ]
     return rows + [("ATTENTION", problem) for problem in status.problems]
+
+
+def _compared(compared: Reconciliation) -> str:
+    words = "never"
+    if compared.at:
+        words = (
+            f"{compared.at}, {compared.days_equal} days equal, {compared.days_differing} differ, "
+            f"{compared.offered_again} events given back"
+        )
+    return f"{words}; not since then: {compared.error}" if compared.error else words
 
 
 # A circuit's words say the opposite to most people.
