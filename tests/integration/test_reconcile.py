@@ -3,6 +3,7 @@
 import asyncio
 import json
 from functools import partial
+from itertools import count
 
 import grpc
 import pytest
@@ -12,7 +13,9 @@ from support.till import SECRET, Till, a_sale, until
 from tillsync.v1 import event_pb2
 from tillsync.v1 import reconcile_service_pb2 as pb
 from tillsync_agent import envelope, reconciler
+from tillsync_agent.books import OutboxBooks
 from tillsync_agent.daybooks import DayBook
+from tillsync_agent.errors import OutboxBusy
 from tillsync_agent.linkstate import Link as LinkWord
 from tillsync_agent.reconciliation import NOTE_NAME, Reconciliation
 
@@ -435,6 +438,45 @@ async def test_a_service_that_cannot_compare_stops_no_sale(till, service, code):
 
     assert left.waiting == 0
     assert noted(till).at == ""
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [(OutboxBusy("held by a backup"), "held by a backup"), (ZeroDivisionError("a bug"), "a bug")],
+)
+async def test_a_comparison_that_breaks_stops_no_sale(till, service, monkeypatch, trouble, words):
+    """The disk is busy, or our own program is at fault, just when the till is compared: sales go
+    on, the reason is noted, and it is compared later all the same."""
+    monkeypatch.setattr(reconciler, "EVERY_SECONDS", 0.05)
+    till.record(3, business_day=DAY)
+    counted, times = OutboxBooks.counted, count()
+
+    def breaks_twice(books):
+        if next(times) < 2:
+            raise trouble
+        return counted(books)
+
+    monkeypatch.setattr(OutboxBooks, "counted", breaks_twice)
+
+    async with till.agent():
+        await until(lambda: words in noted(till).error)
+        till.record(3, business_day=DAY)
+        await until(lambda: till.waiting == 0)
+        await until(lambda: noted(till).is_equal and noted(till).at)
+
+
+async def test_a_closing_takes_back_that_nothing_could_be_compared(till, service):
+    """Head office was out of reach and is back, and the shopkeeper closes the day: nobody reads any
+    more that nothing could be compared since."""
+    till.record(3, business_day=DAY)
+    await till.drained()
+    async with till.agent() as agent:
+        await until(lambda: noted(till).at)
+        service.reconcile_failures.append((grpc.StatusCode.INTERNAL, "oops"))
+        closed = await agent.reconcile(20, DAY, close=True)
+        await until(lambda: not noted(till).error)
+
+    assert closed.closed
 
 
 async def test_a_refused_token_is_replaced(till, service):

@@ -55,7 +55,7 @@ async def test_a_day_is_closed(shell, service):
     assert (again[0], json.loads(again[1])["revision"]) == (0, 1)
     assert json.loads(again[1])["comes_to"] == {"USD": [2, 2500]}
     assert late[:2] == (0, f"{closed} 2: 3 events, 3750 USD\n")
-    assert NEXT_DAY not in service.books.closings
+    assert not service.books.closings.get(NEXT_DAY)
 
 
 async def test_a_day_without_a_sale_is_closed(shell):

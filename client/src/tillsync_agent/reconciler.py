@@ -100,40 +100,55 @@ class Reconciler:
                 # Whoever asked an agent before this one has gone, or will ask again.
                 await self._off_loop(self._outbox.note, REQUEST_NOTE, "")
         while True:
-            try:
+            if self._clocks.monotonic() >= self._not_before:
                 await self._round()
-            except OutboxUnavailable as error:
-                _log.warning("the comparison with head office waits: %s", error)
             await asyncio.sleep(self._settings.idle_poll_seconds)
 
     async def _round(self) -> None:
-        """Compares, if it is time and nothing waits. Raises OutboxUnavailable."""
-        notes = await self._off_loop(self._outbox.notes)
-        request = Request.parse(notes.get(REQUEST_NOTE, ""))
-        now = self._clocks.monotonic()
-        is_time = now >= self._not_before and (request or now >= self._due_at)
-        if not is_time or not await self._is_quiet():
-            return
-        due_at, self._due_at = self._due_at, float("inf")  # a `wake` from here on asks for another
+        """Compares, if it is time and nothing waits. Whatever goes wrong, sales go on."""
+        due_at = self._due_at
         try:
-            result = await (
-                self.reconcile(request.business_day, close=request.close)
-                if request
-                else self.reconcile()
-            )
+            notes = await self._off_loop(self._outbox.notes)
+            request = Request.parse(notes.get(REQUEST_NOTE, ""))
+            is_time = request or self._clocks.monotonic() >= due_at
+            if not is_time or not await self._is_quiet():
+                return
+            self._due_at = float("inf")  # a `wake` from here on asks for another
+            if request:
+                await self._answer(request, due_at)
+            else:
+                await self._finish(await self.reconcile())
         except CallFailed as failed:
             self._due_at = min(self._due_at, due_at)
             await self._failed(failed.failure)
-            return
-        self._failures = 0
-        if request:
-            await self._off_loop(self._outbox.note, ANSWER_NOTE, Answer(request.id, result).dump())
-            notes = await self._off_loop(self._outbox.notes)
-            if notes.get(REQUEST_NOTE) == request.dump():
-                await self._off_loop(self._outbox.note, REQUEST_NOTE, "")
-        if request and request.business_day is not None:
+        except OutboxUnavailable as error:
             self._due_at = min(self._due_at, due_at)
+            await self._later(str(error), self._settings.max_wait_seconds)
+        except Exception as error:  # noqa: BLE001 - a fault in here must stop no sale
+            self._due_at = min(self._due_at, due_at)
+            _log.exception("the comparison with head office ended")
+            await self._later(repr(error), EVERY_SECONDS)
+        else:
+            self._failures = 0
+
+    async def _answer(self, request: Request, due_at: float) -> None:
+        result = await self.reconcile(request.business_day, close=request.close)
+        await self._off_loop(self._outbox.note, ANSWER_NOTE, Answer(request.id, result).dump())
+        notes = await self._off_loop(self._outbox.notes)
+        if notes.get(REQUEST_NOTE) == request.dump():
+            await self._off_loop(self._outbox.note, REQUEST_NOTE, "")
+        if request.business_day is None:
+            await self._finish(result)
             return
+        self._due_at = min(self._due_at, due_at)
+        if self._noted.error:
+            await self._note(replace(self._noted, error=""))
+
+    async def _finish(self, result: Reconciliation) -> None:
+        """All days were compared: says what differs, and when to compare again."""
+        for day in result.differing:
+            name = day.business_day or "none"
+            _log.warning("business day %s differs: %s", name, "; ".join(day.why))
         await self._note(result)
         again = EVERY_SECONDS * (0.9 + 0.2 * self._luck())
         seconds = UNFINISHED_AGAIN_SECONDS if result.unfinished else again
@@ -145,24 +160,24 @@ class Reconciler:
             self._link.forget_token()
         if refused_once or failure.code in _NOT_THE_LINK:
             self._state.succeeded()
-            cap_seconds, wait_seconds = EVERY_SECONDS, 0.0
+            await self._later(str(failure), EVERY_SECONDS)
         else:
-            cap_seconds = self._settings.max_wait_seconds
-            wait_seconds = self._state.failed(floor_seconds=failure.pushback_seconds)
+            floor_seconds = self._state.failed(floor_seconds=failure.pushback_seconds)
+            await self._later(str(failure), self._settings.max_wait_seconds, floor_seconds)
+
+    async def _later(self, error: str, cap_seconds: float, floor_seconds: float = 0.0) -> None:
+        """Tries again after a while, which grows, and notes why."""
         own_seconds = Backoff(cap_seconds=cap_seconds).delay_seconds(
             self._failures, luck=self._luck()
         )
         self._failures += 1
-        self._not_before = self._clocks.monotonic() + max(wait_seconds, own_seconds)
-        if str(failure) != self._noted.error:
-            _log.warning("not compared with head office: %s", failure)
-            await self._note(replace(self._noted, error=str(failure)))
+        self._not_before = self._clocks.monotonic() + max(own_seconds, floor_seconds)
+        if error != self._noted.error:
+            _log.warning("not compared with head office: %s", error)
+            with suppress(OutboxUnavailable):
+                await self._note(replace(self._noted, error=error))
 
     async def _note(self, result: Reconciliation) -> None:
-        for day in result.differing:
-            _log.warning(
-                "business day %s differs: %s", day.business_day or "none", "; ".join(day.why)
-            )
         self._noted = result
         await self._off_loop(self._outbox.note, NOTE_NAME, result.dump())
 
