@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
+from support.records import head_of
 from support.service import failure_of
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -174,6 +175,7 @@ async def test_an_operator_of_one_tenant_manages_it(fleet, operator):
     code = (await own.call("CreateEnrolmentCode", **ids)).code
     device_id = (await fleet.till().enrol(code)).device_id
     await own.call("ClearSuspicion", tenant_id=tenant_id, device_id=device_id)
+    await own.call("MoveDevice", device_id=device_id, **ids)
     await own.call("RevokeDevice", tenant_id=tenant_id, device_id=device_id)
     assert len((await own.call("ListStores", tenant_id=tenant_id)).stores) == 1
     assert len((await own.call("ListDevices", tenant_id=tenant_id)).devices) == 1
@@ -248,6 +250,59 @@ async def test_what_is_anothers_is_as_if_it_did_not_exist(fleet, operator, metho
     assert failures[0].text == failures[1].text
     (device,) = (await operator.call("ListDevices", tenant_id=theirs.tenant_id)).devices
     assert not device.HasField("revoked_at")
+
+
+async def test_a_device_moves_once_and_sells_for_its_new_store(fleet, operator, migrator):
+    """A till is carried into the shop next door: it is listed there, what it sells counts there
+    from its next token on, and its move is a version of its own, so that its prices follow. The
+    same order again changes nothing."""
+    till = await fleet.an_enrolled_till()
+    tenant_id, device_id = till.identity.tenant_id, till.identity.device_id
+    next_door = await a_store(operator, tenant_id, "2")
+    order = {"tenant_id": tenant_id, "device_id": device_id, "store_id": next_door}
+
+    answers = [(await operator.call("MoveDevice", **order)).device for _ in range(2)]
+
+    assert [(device.device_id, device.store_id) for device in answers] == [
+        (device_id, next_door)
+    ] * 2
+    assert answers[0].name == "till 1"
+    listed = await operator.call("ListDevices", tenant_id=tenant_id, store_id=next_door)
+    assert [device.device_id for device in listed.devices] == [device_id]
+    placed = await migrator.fetchval("SELECT placed_version FROM tillsync.device")
+    assert (placed, await head_of(migrator, tenant_id)) == (1, 1)
+    caller = fleet.caller_of((await till.issue()).access_token)
+    assert str(caller.store_id) == next_door
+    home = {**order, "store_id": till.identity.store_id}
+    assert (await operator.call("MoveDevice", **home)).device.store_id == till.identity.store_id
+    assert await head_of(migrator, tenant_id) == 2
+
+
+async def test_f43_a_device_does_not_leave_its_tenant(fleet, operator, migrator):
+    """F43: no order moves a till into another retailer's store, or another retailer's till, and
+    whoever tries does not learn that they exist."""
+    ours, theirs = [(await fleet.an_enrolled_till()).identity for _ in range(2)]
+    limited = fleet.operator(ours.tenant_id)
+    here = {
+        "tenant_id": ours.tenant_id,
+        "device_id": ours.device_id,
+        "store_id": ours.store_id,
+    }
+
+    for field in ("device_id", "store_id"):
+        foreign, unknown = [
+            await failure_of(limited.call("MoveDevice", **{**here, field: some_id}))
+            for some_id in (getattr(theirs, field), A_UUID)
+        ]
+        assert foreign.reason == "NOT_FOUND"
+        assert foreign.text == unknown.text
+    rows = await migrator.fetch("SELECT device_id, store_id, placed_version FROM tillsync.device")
+    assert {
+        (str(row["device_id"]), str(row["store_id"])): row["placed_version"] for row in rows
+    } == {
+        (ours.device_id, ours.store_id): 0,
+        (theirs.device_id, theirs.store_id): 0,
+    }
 
 
 @pytest.mark.parametrize("method", [m for m in REQUESTS if "tenant_id" in REQUESTS[m]])

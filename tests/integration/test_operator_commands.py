@@ -81,6 +81,23 @@ async def test_from_nothing_to_an_enrolled_till_and_back(shell):
     assert cleared.status == 0
 
 
+async def test_a_till_is_carried_to_another_store(shell, tenant):
+    """The operator says where a till stands now, and it is listed there."""
+    first = await shell.run("enrolment-code", "--tenant", tenant, "--new-store", "A", "--json")
+    device, _ = await enrolled(shell, first.json["code"], "till 1")
+    other = (
+        await shell.run("stores", "create", "-q", "--tenant", tenant, "--code", "2", "B")
+    ).out.strip()
+
+    moved = await shell.run("devices", "move", device, "--tenant", tenant, "--store", other)
+    listed = await shell.run("devices", "list", "--tenant", tenant, "--store", other)
+    nowhere = await shell.run("devices", "move", device, "--tenant", tenant, "--store", NOBODY)
+
+    assert moved.lines[0][:3] == listed.lines[0][:3] == [device, other, "till 1"]
+    assert nowhere.status == 1
+    assert "(NOT_FOUND)" in nowhere.err
+
+
 async def test_a_newcomer_gets_a_code_with_one_command(shell):
     """Somebody who tries Tillsync out makes tenant, store and code at once, and a till joins."""
     made = (await shell.run("enrolment-code", "--new-store", "Main street", "--json")).json

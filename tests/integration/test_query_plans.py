@@ -1,6 +1,5 @@
 """The statements of ingest stay quick when the ledger has grown: each finds rows by an index."""
 
-import json
 from uuid import uuid4
 
 import asyncpg
@@ -8,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from support.books import Books
+from support.plans import plan_of, scanned, used
 from tillsync_service.foundation.db import Database, statements
 
 ROWS = 200_000
@@ -43,30 +43,13 @@ async def ledger(postgres):
     await postgres.drop_database(name)
 
 
-def nodes(plan: dict):
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
-
-
-async def plan_of(ledger, name: str, *arguments, mode: str) -> list[dict]:
+async def explained(ledger, name: str, *arguments, mode: str) -> list[dict]:
     """The plan of a statement as the serving role gets it, behind row-level security."""
     tenant_id, database = ledger
     async with database.transaction(
         tenant_id, then=f"SET LOCAL plan_cache_mode = {mode}"
     ) as transaction:
-        row = await transaction.fetch_one(
-            f"EXPLAIN (FORMAT JSON) {SQL[name]}", tenant_id, *arguments
-        )
-    return list(nodes(json.loads(row[0])[0]["Plan"]))
-
-
-def used(plan: list[dict]) -> set[str]:
-    return {node["Index Name"] for node in plan if "Index Name" in node}
-
-
-def scanned(plan: list[dict]) -> set[str]:
-    return {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"}
+        return await plan_of(transaction, SQL[name], tenant_id, *arguments)
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -74,7 +57,7 @@ def scanned(plan: list[dict]) -> set[str]:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_taken_keys_are_found_by_the_primary_key(ledger, mode, keys):
     """F36: a sale takes as long in the tenth year as on the first day."""
-    plan = await plan_of(
+    plan = await explained(
         ledger, "look", [f"k{number * 7}" for number in range(keys)], *NO_NUMBERS, mode=mode
     )
 
@@ -86,7 +69,7 @@ async def test_taken_keys_are_found_by_the_primary_key(ledger, mode, keys):
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_tills_numbers_are_found_by_the_primary_key(ledger, mode):
     """F36: with thousands of tills in a chain, one till's numbers are found as quickly."""
-    plan = await plan_of(ledger, "look", [], [uuid4()], [1], ["{[1,2)}"], mode=mode)
+    plan = await explained(ledger, "look", [], [uuid4()], [1], ["{[1,2)}"], mode=mode)
 
     assert "device_progress_pkey" in used(plan)
     assert "device_progress" not in scanned(plan)
@@ -95,7 +78,7 @@ async def test_a_tills_numbers_are_found_by_the_primary_key(ledger, mode):
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_plans_of_a_full_ledger_are_cheap(ledger):
     """F36: a thousand keys are a thousand short walks down the index, not one through it all."""
-    plan = await plan_of(
+    plan = await explained(
         ledger, "look", [f"k{n}" for n in range(1000)], *NO_NUMBERS, mode="force_custom_plan"
     )
 
