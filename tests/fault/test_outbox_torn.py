@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support.scripted_service import ScriptedService
 from support.till import Till, until
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
-from tillsync_agent import Outbox, OutboxBusy, OutboxTooNew, OutboxUnavailable, storage
+from tillsync_agent import Outbox, OutboxBusy, OutboxTooNew, OutboxUnavailable, outboxfile, storage
 from tillsync_agent.outbox import Settlement
 
 PAGE = 4096
@@ -336,11 +337,16 @@ def test_file_of_a_later_release_is_refused_and_left_alone(path):
     assert set_aside(path) == []
 
 
+def with_step(sql):
+    """The layout of a later release, with one more step."""
+    return replace(outboxfile.OUTBOX, migrations=(*outboxfile.OUTBOX.migrations, sql))
+
+
 def test_update_of_the_agent_keeps_the_backlog(path, monkeypatch):
     """Ten thousand tills get a release with a new layout: what waited still waits."""
     receipts = filled(path)
     column = "ALTER TABLE tillsync_event ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue';"
-    monkeypatch.setattr(storage, "MIGRATIONS", (*storage.MIGRATIONS, column))
+    monkeypatch.setattr(outboxfile, "OUTBOX", with_step(column))
 
     with open_outbox(path) as outbox:
         assert keys_waiting(outbox) == [receipt.key for receipt in receipts]
@@ -355,7 +361,7 @@ def test_update_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
     """The power goes in the middle of an update: the old release still finds its backlog."""
     receipts = filled(path)
     broken = "CREATE TABLE half (x); CREATE TABLE half (x);"
-    monkeypatch.setattr(storage, "MIGRATIONS", (*storage.MIGRATIONS, broken))
+    monkeypatch.setattr(outboxfile, "OUTBOX", with_step(broken))
     with pytest.raises(OutboxUnavailable, match="half"):
         open_outbox(path)
     monkeypatch.undo()

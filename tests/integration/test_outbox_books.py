@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from support.builders import a_body, a_device, an_event, examined
 from support.till import a_sale
-from tillsync_agent import Outbox, daybooks, storage
+from tillsync_agent import Outbox, daybooks, outboxfile
 from tillsync_agent.books import Span
 from tillsync_agent.daybooks import DayBook
 from tillsync_agent.outbox import Settlement
@@ -193,7 +194,8 @@ def test_what_a_former_device_sold_is_not_given_to_another_ones_books(outbox):
 def test_an_outbox_of_the_first_layout_is_taken_over_with_its_backlog(tmp_path, monkeypatch):
     """The agent is updated on a till with sales in its outbox: all are there and claimed."""
     with monkeypatch.context() as before:
-        before.setattr(storage, "MIGRATIONS", storage.MIGRATIONS[:1])
+        first = replace(outboxfile.OUTBOX, migrations=outboxfile.OUTBOX.migrations[:1])
+        before.setattr(outboxfile, "OUTBOX", first)
         with Outbox.open(tmp_path / "outbox.db", ballast_bytes=0) as old:
             epoch = old.epoch
             old.record(a_sale(1), business_day=DAY)

@@ -7,6 +7,9 @@ AgentError
 │   ├── OutboxBusy          another program held the outbox too long: again in a moment
 │   ├── OutboxTooNew        update this program; the outbox was written by a later release
 │   └── JoinRefused         correct how the point of sale opens its database or its transaction
+├── EditRefused             correct the edit; `field` names what is wrong with it
+├── CollectionUnknown       correct the name, or wait for the first load
+├── RecordMissing           put or add it: there is nothing to patch or delete
 ├── OutboxInUse             stop the other agent; one outbox has one sender
 ├── SettingInvalid          correct the setting; the message is one line that names it
 ├── AddressUnusable         correct the address of the service
@@ -14,6 +17,7 @@ AgentError
 └── EnrolmentRefused        ask the operator for a new code; `reason` is the service's own word
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -28,6 +32,29 @@ class EventNotRecordable(AgentError, ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
         """key, body, business_day, amounts or occurred_at."""
+
+
+class EditRefused(AgentError, ValueError):
+    """The edit can never be applied, or the question never answered. Nothing was written."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class CollectionUnknown(AgentError, LookupError):
+    """The copy has no such collection. Nothing was written."""
+
+    def __init__(self, collection: str, names: Sequence[str]) -> None:
+        known = f"there are {', '.join(names)}" if names else "nothing was loaded here yet"
+        super().__init__(f"collection: there is no {collection!r}; {known}")
+
+
+class RecordMissing(AgentError, LookupError):
+    """There is no such record to patch or delete. Nothing was written."""
+
+    def __init__(self, collection: str, record_id: str) -> None:
+        super().__init__(f"record_id: there is no {record_id!r} in {collection}")
 
 
 class OutboxUnavailable(AgentError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -69,6 +70,9 @@ _OUTCOMES = {
     event_pb2.OUTCOME_REJECTED: "rejected",
     event_pb2.OUTCOME_QUEUED: "queued",
 }
+
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +165,21 @@ class Link:
         """Whether a stream opened with the present token should be opened anew."""
         return self._token is None or self._monotonic() >= self._token.renew_at
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The one connection, for whatever else is to be called on it."""
+        return self._channel
+
+    async def metadata(self) -> Metadata:
+        """What a call carries: a good token. Raises as `token` does."""
+        return (("authorization", f"Bearer {await self.token()}"),)
+
     async def open_stream(self) -> BatchStream:
         """A stream for batches, with a good token. Raises as `token` does."""
-        authorization = f"Bearer {await self.token()}"
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
             _INGEST_STREAM
         )
-        call = method(metadata=(("authorization", authorization),), wait_for_ready=False)
+        call = method(metadata=await self.metadata(), wait_for_ready=False)
         return BatchStream(call, timeout_seconds=self._settings.batch_timeout_seconds)
 
     async def reconcile(

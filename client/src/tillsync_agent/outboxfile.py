@@ -1,4 +1,4 @@
-"""The file under the outbox: one connection to it, and what happens when the file goes bad.
+"""The file under the outbox or the replica: one connection, and what happens when it goes bad.
 
 An own file that is found torn or foreign is set aside, with its log, and selling goes on in a new
 one. A joined file is never renamed.
@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,11 +21,13 @@ from typing import TypeVar
 from tillsync_agent import filelock, files
 from tillsync_agent.ballast import Ballast
 from tillsync_agent.errors import JoinRefused, OutboxBusy, OutboxFull, OutboxUnavailable
+from tillsync_agent.ids import mint_epoch
 from tillsync_agent.storage import (
     PAGE_BYTES,
     WAL_LIMIT_PAGES,
     Begin,
     Connection,
+    Layout,
     SqliteError,
     Trouble,
     Unusable,
@@ -35,6 +38,7 @@ from tillsync_agent.storage import (
     connect,
     full_message,
     main_path,
+    steps,
     transaction,
     transaction_within,
     value_of,
@@ -42,11 +46,27 @@ from tillsync_agent.storage import (
 
 T = TypeVar("T")
 
-OUTBOX_NAME = "outbox.db"
 SETUP_WAIT_SECONDS = 30.0
 ATTEMPTS = 4
 
 _log = logging.getLogger("tillsync_agent.outbox")
+
+
+def _first_outbox_rows(connection: Connection) -> None:
+    connection.execute(
+        "INSERT INTO tillsync_counter (only, epoch, last_sequence, last_id) VALUES (1, ?, 0, ?)",
+        (mint_epoch(), secrets.randbits(61)),
+    )
+
+
+OUTBOX = Layout(
+    noun="outbox",
+    file_name="outbox.db",
+    application_id=0x54_53_4F_42,  # "TSOB"
+    migrations=steps("outbox.sql", "outbox_2.sql"),
+    first_rows=_first_outbox_rows,
+    one_row_table="tillsync_counter",
+)
 
 
 class OutboxFile:
@@ -57,9 +77,11 @@ class OutboxFile:
         path: Path,
         busy_timeout_seconds: float,
         *,
+        layout: Layout | None = None,
         joined: bool = False,
         ballast_bytes: int = 0,
     ) -> None:
+        self._layout = layout or OUTBOX
         # SQLite resolves links as well before it names the log.
         self.path = path.resolve()
         self.joined = joined
@@ -106,7 +128,9 @@ class OutboxFile:
             self._start()
         with self._my_turn():
             if self._closed:
-                raise OutboxUnavailable(f"the outbox {self.path} was closed by this program")
+                raise OutboxUnavailable(
+                    f"the {self._layout.noun} {self.path} was closed by this program"
+                )
             for _ in range(ATTEMPTS):
                 try:
                     result = action(self._current())
@@ -207,10 +231,11 @@ class OutboxFile:
             except Unusable as unusable:
                 if self.joined:
                     raise OutboxUnavailable(f"{self.path}: {unusable}") from unusable
-                if not self._may_be_an_outbox():
+                noun = self._layout.noun
+                if not self._may_be_ours():
                     raise OutboxUnavailable(
-                        f"{self.path} is no outbox ({unusable}) and is left as it is: "
-                        "give the outbox a path of its own"
+                        f"{self.path} is no {noun} ({unusable}) and is left as it is: "
+                        f"give the {noun} a path of its own"
                     ) from unusable
                 self._set_aside(str(unusable))
             except OutboxFull:
@@ -219,17 +244,19 @@ class OutboxFile:
                     raise
             return self._prepared()
 
-    def _may_be_an_outbox(self) -> bool:
-        """Whether the file has the name that outboxes have, or one has lived here. Anything else
+    def _may_be_ours(self) -> bool:
+        """Whether the file has the name that such files have, or one has lived here. Anything else
         is perhaps somebody's, under a path that was mistyped."""
         beside = (_beside(self.path, ".ballast"), _beside(self.path, ".agent-lock"))
-        return self.path.name == OUTBOX_NAME or any(path.exists() for path in beside)
+        return self.path.name == self._layout.file_name or any(path.exists() for path in beside)
 
     def _prepared(self) -> Connection:
         if not self.joined:
             self._create()
         timeout = self._busy_timeout_seconds
-        connection = connect(self.path, joined=self.joined, busy_timeout_seconds=timeout)
+        connection = connect(
+            self.path, self._layout, joined=self.joined, busy_timeout_seconds=timeout
+        )
         if self.ballast.size_bytes:
             # Where no agent checkpoints, a recorder does, early enough: on a full disk the log
             # must fit into the ballast twice, once moved and once written again by settling.

@@ -6,9 +6,9 @@ sale's own database: no setting that is stored in it is ever changed.
 
 import contextlib
 import enum
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,7 +21,6 @@ from tillsync_agent.errors import (
     OutboxTooNew,
     OutboxUnavailable,
 )
-from tillsync_agent.ids import mint_epoch
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
@@ -30,13 +29,27 @@ SqliteError = sqlite3.Error
 Work = Callable[[Cursor], T]
 Begin = Literal["BEGIN", "BEGIN IMMEDIATE"]
 
-APPLICATION_ID = 0x54_53_4F_42  # "TSOB"
-MIGRATIONS = tuple(
-    files("tillsync_agent").joinpath(name).read_text(encoding="utf-8")
-    for name in ("outbox.sql", "outbox_2.sql")
-)
-"""Step n brings a file of version n to version n + 1, backlog and all. One that was released is
-never edited."""
+
+def steps(*names: str) -> tuple[str, ...]:
+    """A layout's migrations: step n brings a file of version n to version n + 1, with everything in
+    it. One that was released is never edited."""
+    return tuple(
+        files("tillsync_agent").joinpath(name).read_text(encoding="utf-8") for name in names
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a file of ours holds. `first_rows`: what a new one begins with. `one_row_table`: holds
+    one row in every file that is whole."""
+
+    noun: str
+    file_name: str
+    application_id: int
+    migrations: tuple[str, ...]
+    first_rows: Callable[[sqlite3.Connection], object]
+    one_row_table: str
+
 
 # Only the agent checkpoints. Where none has for so long that the log is this large (nobody
 # enrolled the device yet), a recorder does: at 4 KiB a page 64 MiB, and less beside ballast.
@@ -59,13 +72,13 @@ class Trouble(enum.Enum):
 
 
 class Unusable(Exception):
-    """The file is not, or no longer, an outbox."""
+    """The file is not, or no longer, what it should be."""
 
 
-def connect(path: Path, *, joined: bool, busy_timeout_seconds: float) -> Connection:
+def connect(path: Path, layout: Layout, *, joined: bool, busy_timeout_seconds: float) -> Connection:
     """A connection to a file whose layout is the present one.
 
-    Raises Unusable for what is no outbox, or else an error of ours.
+    Raises Unusable for what is no file of this layout, or else an error of ours.
     """
     connection = None
     try:
@@ -73,7 +86,7 @@ def connect(path: Path, *, joined: bool, busy_timeout_seconds: float) -> Connect
             path, timeout=busy_timeout_seconds, isolation_level=None, check_same_thread=False
         )
         prepare = _prepare_joined if joined else _prepare_own
-        prepare(connection, path)
+        prepare(connection, path, layout)
     except BaseException as error:
         if connection:
             connection.close()
@@ -201,13 +214,13 @@ def full_message(path: Path) -> str:
     )
 
 
-def _prepare_own(connection: Connection, path: Path) -> None:
+def _prepare_own(connection: Connection, path: Path, layout: Layout) -> None:
     is_new = value_of(connection, "SELECT count(*) FROM sqlite_master") == 0
     application_id = value_of(connection, "PRAGMA application_id")
-    if application_id != APPLICATION_ID and not (is_new and application_id == 0):
+    if application_id != layout.application_id and not (is_new and application_id == 0):
         raise Unusable("it belongs to another program")
     version = _int(value_of(connection, "PRAGMA user_version"))
-    _check_known(version, path)
+    _check_known(version, path, layout)
     if text_of(value_of(connection, "PRAGMA journal_mode = WAL")) != "wal":
         raise OutboxUnavailable(f"{path} is on a file system without shared memory; use a disk")
     connection.execute("PRAGMA synchronous = FULL")
@@ -217,47 +230,45 @@ def _prepare_own(connection: Connection, path: Path) -> None:
     _migrate(
         connection,
         version,
-        f"PRAGMA user_version = {len(MIGRATIONS)}",
-        f"PRAGMA application_id = {APPLICATION_ID}",
+        layout,
+        f"PRAGMA user_version = {len(layout.migrations)}",
+        f"PRAGMA application_id = {layout.application_id}",
     )
-    if value_of(connection, "SELECT count(*) FROM tillsync_counter") != 1:
-        raise Unusable("its counter is gone")
+    if value_of(connection, f"SELECT count(*) FROM {layout.one_row_table}") != 1:  # noqa: S608 -- our own name
+        raise Unusable(f"the row of {layout.one_row_table} is gone")
 
 
-def _prepare_joined(connection: Connection, path: Path) -> None:
+def _prepare_joined(connection: Connection, path: Path, layout: Layout) -> None:
     # Settings of this connection alone; nothing of them is stored in the file.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")
     there = value_of(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'tillsync_note'")
     known = "SELECT value FROM tillsync_note WHERE name = 'schema_version'"
     version = int(text_of(value_of(connection, known))) if there else 0
-    _check_known(version, path)
+    _check_known(version, path, layout)
     _migrate(
         connection,
         version,
-        f"REPLACE INTO tillsync_note VALUES ('schema_version', {len(MIGRATIONS)})",  # noqa: S608 -- our own number
+        layout,
+        f"REPLACE INTO tillsync_note VALUES ('schema_version', {len(layout.migrations)})",  # noqa: S608 -- our own number
     )
 
 
-def _check_known(version: int, path: Path) -> None:
-    if version > len(MIGRATIONS):
+def _check_known(version: int, path: Path, layout: Layout) -> None:
+    if version > len(layout.migrations):
         raise OutboxTooNew(
-            f"{path} has layout {version}, this release knows {len(MIGRATIONS)}: update it. "
+            f"{path} has layout {version}, this release knows {len(layout.migrations)}: update it. "
             "The file was left as it is"
         )
 
 
-def _migrate(connection: Connection, version: int, *stamps: str) -> None:
-    if version == len(MIGRATIONS):
+def _migrate(connection: Connection, version: int, layout: Layout, *stamps: str) -> None:
+    if version == len(layout.migrations):
         return
     try:
-        connection.executescript("BEGIN IMMEDIATE;" + "".join(MIGRATIONS[version:]))
+        connection.executescript("BEGIN IMMEDIATE;" + "".join(layout.migrations[version:]))
         if version == 0:
-            connection.execute(
-                "INSERT INTO tillsync_counter (only, epoch, last_sequence, last_id)"
-                " VALUES (1, ?, 0, ?)",
-                (mint_epoch(), secrets.randbits(61)),
-            )
+            layout.first_rows(connection)
         for stamp in stamps:
             connection.execute(stamp)
         connection.execute("COMMIT")

@@ -185,7 +185,7 @@ class PullResponse(_message.Message):
     """Where these changes end. A device that staged them may go on from here."""
     @_builtins.property
     def load_begun(self) -> Global___LoadBegun:
-        """A load begins: forget what was staged since the last checkpoint."""
+        """A load begins. Forget what was staged of its parts, or, if it is of everything, all of it."""
 
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.RecordBlock]:
@@ -227,6 +227,7 @@ class LoadBegun(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EVERYTHING_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
     reason: Global___LoadReason.ValueType
     """Why."""
     everything: _builtins.bool
@@ -235,16 +236,21 @@ class LoadBegun(_message.Message):
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """The parts that are replaced."""
 
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Collection]:
+        """The collections of these parts, as they are now."""
+
     def __init__(
         self,
         *,
         reason: Global___LoadReason.ValueType = ...,
         everything: _builtins.bool = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
+        collections: _abc.Iterable[_record_pb2.Collection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["everything", b"everything", "parts", b"parts", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "everything", b"everything", "parts", b"parts", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,7 @@ with the changes after the load. So the parts of a load may be read in any order
 the checkpoint at the end is one moment's state all the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -40,6 +40,7 @@ class Load:
 
     reason: "LoadReason.ValueType"
     parts: tuple[Part, ...]
+    definitions: Sequence[Row]
     everything: bool = False
 
 
@@ -82,28 +83,26 @@ def reset(cursor: Cursor | None, place: Place) -> "LoadReason.ValueType | None":
 
 
 def everything(
-    reason: "LoadReason.ValueType | None", place: Place, collections: Iterable[str]
+    reason: "LoadReason.ValueType | None", place: Place, definitions: Sequence[Row]
 ) -> tuple[Cursor, Load]:
     """A load of all there is, the collections in their order."""
-    parts = _parts(collections, (place.store_id, TENANT))
+    parts = _parts(definitions, (place.store_id, TENANT))
     cursor = Cursor(place.history_id, place.head, place.store_id, load=parts)
-    return cursor, Load(reason or LoadReason.LOAD_REASON_FIRST, parts, everything=True)
+    return cursor, Load(reason or LoadReason.LOAD_REASON_FIRST, parts, definitions, everything=True)
 
 
-def moved(cursor: Cursor, place: Place, collections: Iterable[str]) -> tuple[Cursor, Load]:
+def moved(cursor: Cursor, place: Place, definitions: Sequence[Row]) -> tuple[Cursor, Load]:
     """A load of the store that the device came into. The old one's records go at the checkpoint."""
-    parts = _parts(collections, (place.store_id,))
-    return _loading(cursor, parts, store_id=place.store_id), Load(
-        LoadReason.LOAD_REASON_SCOPE_GAINED, parts
-    )
+    parts = _parts(definitions, (place.store_id,))
+    load = Load(LoadReason.LOAD_REASON_SCOPE_GAINED, parts, definitions)
+    return _loading(cursor, parts, store_id=place.store_id), load
 
 
-def asked_for(cursor: Cursor, collections: Iterable[str]) -> tuple[Cursor, Load]:
+def asked_for(cursor: Cursor, definitions: Sequence[Row]) -> tuple[Cursor, Load]:
     """A load of collections that the device does not trust."""
-    parts = _parts(collections, (cursor.store_id, TENANT))
-    return _loading(cursor, parts, store_id=cursor.store_id), Load(
-        LoadReason.LOAD_REASON_ASKED_FOR, parts
-    )
+    parts = _parts(definitions, (cursor.store_id, TENANT))
+    load = Load(LoadReason.LOAD_REASON_ASKED_FOR, parts, definitions)
+    return _loading(cursor, parts, store_id=cursor.store_id), load
 
 
 def after_part_page(cursor: Cursor, rows: Sequence[Row], *, is_last: bool) -> Cursor:
@@ -119,5 +118,7 @@ def _loading(cursor: Cursor, parts: tuple[Part, ...], *, store_id: UUID) -> Curs
     return replace(cursor, store_id=store_id, whole=False, load=parts, after="")
 
 
-def _parts(collections: Iterable[str], scopes: Sequence[UUID]) -> tuple[Part, ...]:
-    return tuple((collection, scope) for collection in collections for scope in scopes)
+def _parts(definitions: Sequence[Row], scopes: Sequence[UUID]) -> tuple[Part, ...]:
+    """In the order of a first load."""
+    ordered = sorted(definitions, key=lambda row: (row["load_order"], row["name"]))
+    return tuple((row["name"], scope) for row in ordered for scope in scopes)

@@ -56,14 +56,14 @@ class ReadStore:
             reason = pull.reset(cursor, place)
             load = None
             if cursor is None or reason is not None:  # without a cursor there is a reason
-                names = await _collections(transaction, device.tenant_id)
-                cursor, load = pull.everything(reason, place, names)
+                definitions = await transaction.fetch(_SQL["definitions"], device.tenant_id)
+                cursor, load = pull.everything(reason, place, definitions)
             elif cursor.store_id != place.store_id:
-                names = await _collections(transaction, device.tenant_id)
-                cursor, load = pull.moved(cursor, place, names)
+                definitions = await transaction.fetch(_SQL["definitions"], device.tenant_id)
+                cursor, load = pull.moved(cursor, place, definitions)
             elif reload:
-                names = await _collections(transaction, device.tenant_id)
-                cursor, load = pull.asked_for(cursor, _known(reload, names))
+                definitions = await transaction.fetch(_SQL["definitions"], device.tenant_id)
+                cursor, load = pull.asked_for(cursor, _named(reload, definitions))
             if cursor.load:
                 return await self._part_page(transaction, device.tenant_id, cursor, load)
             return await self._changes(transaction, device, cursor, place, load)
@@ -166,21 +166,16 @@ async def _place(transaction: Transaction, device: Device) -> Place:
     return Place(row["history_id"], row["position"], row["horizon"], row["store_id"])
 
 
-async def _collections(transaction: Transaction, tenant_id: UUID) -> list[str]:
-    """All names, in the order of a first load."""
-    rows = await transaction.fetch(_SQL["definitions"], tenant_id)
-    return [row["name"] for row in sorted(rows, key=lambda row: (row["load_order"], row["name"]))]
-
-
-def _known(names: Sequence[str], collections: Sequence[str]) -> list[str]:
+def _named(names: Sequence[str], definitions: Sequence[Row]) -> list[Row]:
+    known = {row["name"] for row in definitions}
     for name in names:
-        if name not in collections:
+        if name not in known:
             raise InvalidRequest(
                 "reload_collections",
                 f"There is no collection {name!r}.",
                 reason=ErrorReason.ERROR_REASON_COLLECTION_UNKNOWN,
             )
-    return [name for name in collections if name in names]
+    return [row for row in definitions if row["name"] in names]
 
 
 def _by_scope(rows: Iterable[Row]) -> dict[UUID, list[Row]]:

@@ -92,6 +92,7 @@ def _load(load: Load) -> pb.LoadBegun:
         parts=(
             pb.Part(collection=name, store_id=scopes.to_wire(scope)) for name, scope in load.parts
         ),
+        collections=map(collection, load.definitions),
     )
 
 

@@ -1,0 +1,306 @@
+"""What a PullResponse does to the replica: stage, and at a checkpoint apply all of it at once.
+
+Everything here runs inside one SQLite transaction per response, with the cursor in it: a crash
+leaves all of a response or nothing of it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from tillsync.v1 import sync_service_pb2 as pb
+from tillsync.v1.record_pb2 import Collection, RecordBlock
+from tillsync_agent.storage import Cursor
+
+_MODULUS = 2**128
+_HASH_BYTES = 16
+
+_FILL = "INSERT INTO record (part_id, record_id, version, body) VALUES (?, ?, ?, ?)"
+_KEY = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) VALUES (?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A checkpoint that is visible now. `mismatched`: collections that are not what the service
+    says they are."""
+
+    version: int
+    mismatched: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a response came to."""
+
+    applied: Applied | None = None
+
+
+@dataclass(slots=True)
+class _Part:
+    part_id: int
+    record_count: int
+    digest: int
+    keys: list[str]
+
+
+def record_hash(record_id: str, body: str) -> int:
+    """What a record adds to its part's digest."""
+    digest = hashlib.sha256(f"{record_id}\0{body}".encode()).digest()
+    return int.from_bytes(digest[:_HASH_BYTES], "big")
+
+
+def key_values(body: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """The values by which a record is found, as texts, each with the name of its key."""
+    fields = json.loads(body)
+    for name in names:
+        value = fields.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if (isinstance(one, (str, int)) and not isinstance(one, bool)) and one != "":
+                yield name, str(one)
+
+
+def receive(message: pb.PullResponse, cursor: Cursor) -> Received:
+    """Does all of a response."""
+    receiving = _Receiving(cursor)
+    if message.HasField("load_begun"):
+        receiving.begin(message.load_begun)
+    for block in message.blocks:
+        receiving.stage(block)
+    if message.cursor:
+        cursor.execute("UPDATE place SET staged_cursor = ?", (message.cursor,))
+    applied = None
+    if message.HasField("checkpoint"):
+        applied = receiving.apply(message.checkpoint, message.cursor)
+    receiving.write_totals()
+    return Received(applied)
+
+
+@dataclass(slots=True)
+class _Receiving:
+    cursor: Cursor
+    parts: dict[int, _Part] = field(default_factory=dict)
+
+    def begin(self, load: pb.LoadBegun) -> None:
+        """Parts that are sent whole are filled beside what is visible."""
+        self._define(load.collections)
+        if load.everything:
+            self.cursor.execute("DELETE FROM staged")
+            self.cursor.execute("UPDATE part SET state = 'dropped' WHERE state = 'loading'")
+            self.cursor.execute("UPDATE place SET everything = 1, loads = loads + 1")
+        for part in load.parts:
+            if (begun := self._find(part.collection, part.store_id, "loading")) is not None:
+                self.cursor.execute(
+                    "UPDATE part SET state = 'dropped' WHERE part_id = ?", (begun.part_id,)
+                )
+            if (visible := self._find(part.collection, part.store_id, "visible")) is not None:
+                self.cursor.execute("DELETE FROM staged WHERE part_id = ?", (visible.part_id,))
+            self._create(part.collection, part.store_id)
+
+    def stage(self, block: RecordBlock) -> None:
+        ids, bodies = list(block.record_ids), list(block.bodies)
+        versions = list(block.versions)
+        loading = self._find(block.collection, block.store_id, "loading")
+        if loading is None:
+            (everything,) = self.cursor.execute("SELECT everything FROM place").fetchone()
+            visible = self._find(block.collection, block.store_id, "visible")
+            if visible is not None and not everything:
+                self.cursor.executemany(
+                    "INSERT OR REPLACE INTO staged (part_id, record_id, version, body)"
+                    " VALUES (?, ?, ?, nullif(?, ''))",
+                    zip([visible.part_id] * len(ids), ids, versions, bodies, strict=True),
+                )
+                return
+            loading = self._create(block.collection, block.store_id)
+        if self._follows(loading, ids) and all(bodies):
+            self._fill(loading, ids, versions, bodies)
+        else:
+            for row in zip(ids, versions, bodies, strict=True):
+                self._put(loading, *row)
+
+    def apply(self, checkpoint: pb.Checkpoint, pull_cursor: bytes) -> Applied:
+        """Makes everything that was staged visible."""
+        rows = self.cursor.execute(
+            "SELECT part_id, record_id, version, coalesce(body, '') FROM staged"
+        ).fetchall()
+        for part_id, *row in rows:
+            self._put(self._part(part_id), *row)
+        self.cursor.execute("DELETE FROM staged")
+        self._flip(checkpoint.store_id)
+        self._define(checkpoint.collections)
+        self._move_mark(checkpoint)
+        self.cursor.execute(
+            "UPDATE place SET cursor = ?, staged_cursor = x'', everything = 0, version = ?,"
+            " history_id = ?, store_id = ?, checkpoint_at = ?",
+            (
+                pull_cursor,
+                checkpoint.version,
+                checkpoint.history_id,
+                checkpoint.store_id,
+                time.time_ns() // 1_000_000,
+            ),
+        )
+        self.write_totals()
+        mismatched = self._mismatched(checkpoint)
+        if mismatched:
+            self.cursor.execute("UPDATE place SET heals = heals + ?", (len(mismatched),))
+        return Applied(checkpoint.version, mismatched)
+
+    def write_totals(self) -> None:
+        """The counts and digests of the parts that changed."""
+        self.cursor.executemany(
+            "UPDATE part SET record_count = ?, digest = ? WHERE part_id = ?",
+            [
+                (part.record_count, part.digest.to_bytes(_HASH_BYTES, "big"), part.part_id)
+                for part in self.parts.values()
+            ],
+        )
+
+    def _fill(self, part: _Part, ids: list[str], versions: list[int], bodies: list[str]) -> None:
+        """A page of a load: records that the part has none of yet."""
+        part_ids = [part.part_id] * len(ids)
+        self.cursor.executemany(_FILL, zip(part_ids, ids, versions, bodies, strict=True))
+        part.record_count += len(ids)
+        part.digest = (part.digest + sum(map(record_hash, ids, bodies))) % _MODULUS
+        if part.keys:
+            self.cursor.executemany(
+                _KEY,
+                [
+                    (part.part_id, name, value, record_id)
+                    for record_id, body in zip(ids, bodies, strict=True)
+                    for name, value in key_values(body, part.keys)
+                ],
+            )
+
+    def _put(self, part: _Part, record_id: str, version: int, body: str) -> None:
+        """One record, whatever was there; an empty body deletes it."""
+        at = (part.part_id, record_id)
+        before = self.cursor.execute(
+            "SELECT body FROM record WHERE part_id = ? AND record_id = ?", at
+        ).fetchone()
+        if before:
+            part.record_count -= 1
+            part.digest = (part.digest - record_hash(record_id, before[0])) % _MODULUS
+            self.cursor.execute("DELETE FROM record WHERE part_id = ? AND record_id = ?", at)
+            if part.keys:
+                self.cursor.executemany(
+                    "DELETE FROM record_key"
+                    " WHERE part_id = ? AND name = ? AND value = ? AND record_id = ?",
+                    [(at[0], *pair, record_id) for pair in key_values(before[0], part.keys)],
+                )
+        if body:
+            self._fill(part, [record_id], [version], [body])
+
+    def _follows(self, part: _Part, ids: list[str]) -> bool:
+        """Whether these ids ascend, and come after all that the part has."""
+        if any(a >= b for a, b in pairwise(ids)):
+            return False
+        there = self.cursor.execute(
+            "SELECT 1 FROM record WHERE part_id = ? AND record_id >= ? LIMIT 1",
+            (part.part_id, ids[0] if ids else ""),
+        )
+        return there.fetchone() is None
+
+    def _flip(self, store_id: str) -> None:
+        """Loaded parts take the place of the old ones; a store that the device left is gone."""
+        self.cursor.execute(
+            "UPDATE part SET state = 'dropped' WHERE state = 'visible' AND"
+            " ((SELECT everything FROM place) OR EXISTS (SELECT 1 FROM part AS loaded"
+            " WHERE loaded.state = 'loading' AND loaded.collection = part.collection"
+            " AND loaded.store_id = part.store_id))"
+        )
+        self.cursor.execute("UPDATE part SET state = 'visible' WHERE state = 'loading'")
+        self.cursor.execute(
+            "UPDATE part SET state = 'dropped' WHERE state = 'visible' AND store_id NOT IN ('', ?)",
+            (store_id,),
+        )
+
+    def _move_mark(self, checkpoint: pb.Checkpoint) -> None:
+        """How far this device's edits are in the copy. A service that was restored may say less
+        than before: then they are shown, and pushed, again."""
+        epoch, everything = self.cursor.execute("SELECT epoch, everything FROM place").fetchone()
+        marks = {mark.epoch: mark.sequence for mark in checkpoint.marks}
+        if epoch in marks or checkpoint.complete:
+            self.cursor.execute("UPDATE place SET mark = ?", (marks.get(epoch, 0),))
+        answered = "mark" if everything else "max(answered, mark)"
+        self.cursor.execute(f"UPDATE place SET answered = {answered}")  # noqa: S608 -- one of two words
+
+    def _mismatched(self, checkpoint: pb.Checkpoint) -> list[str]:
+        held = {
+            (collection, store_id): (count, digest)
+            for collection, store_id, count, digest in self.cursor.execute(
+                "SELECT collection, store_id, record_count, digest FROM part"
+                " WHERE state = 'visible' AND record_count > 0"
+            )
+        }
+        said = {
+            (part.collection, part.store_id): (part.record_count, part.digest)
+            for part in checkpoint.digests
+        }
+        parts = set(said) | set(held) if checkpoint.complete else set(said)
+        nothing = (0, bytes(_HASH_BYTES))
+        return sorted(
+            {part[0] for part in parts if held.get(part, nothing) != said.get(part, nothing)}
+        )
+
+    def _define(self, collections: Iterable[Collection]) -> None:
+        for each in collections:
+            keys = json.dumps(list(each.lookup_keys))
+            known = self.cursor.execute(
+                "SELECT lookup_keys FROM collection WHERE name = ?", (each.name,)
+            ).fetchone()
+            self.cursor.execute(
+                "INSERT OR REPLACE INTO collection (name, policy, lookup_keys) VALUES (?, ?, ?)",
+                (each.name, each.policy, keys),
+            )
+            if known is None or known[0] != keys:
+                self._index_anew(each.name, list(each.lookup_keys))
+
+    def _index_anew(self, collection: str, keys: list[str]) -> None:
+        rows = self.cursor.execute(
+            "SELECT part_id FROM part WHERE collection = ? AND state <> 'dropped'", (collection,)
+        ).fetchall()
+        for (part_id,) in rows:
+            self._part(part_id).keys = keys
+            self.cursor.execute("DELETE FROM record_key WHERE part_id = ?", (part_id,))
+            bodies = self.cursor.connection.execute(
+                "SELECT record_id, body FROM record WHERE part_id = ?", (part_id,)
+            )
+            self.cursor.executemany(
+                _KEY,
+                (
+                    (part_id, name, value, record_id)
+                    for record_id, body in bodies
+                    for name, value in key_values(body, keys)
+                ),
+            )
+
+    def _find(self, collection: str, store_id: str, state: str) -> _Part | None:
+        row = self.cursor.execute(
+            "SELECT part_id FROM part WHERE collection = ? AND store_id = ? AND state = ?",
+            (collection, store_id, state),
+        ).fetchone()
+        return self._part(row[0]) if row else None
+
+    def _create(self, collection: str, store_id: str) -> _Part:
+        self.cursor.execute(
+            "INSERT INTO part (collection, store_id, state) VALUES (?, ?, 'loading')",
+            (collection, store_id),
+        )
+        return self._part(self.cursor.lastrowid)
+
+    def _part(self, part_id: Any) -> _Part:
+        if part_id not in self.parts:
+            count, digest, keys = self.cursor.execute(
+                "SELECT record_count, digest,"
+                " (SELECT lookup_keys FROM collection WHERE name = part.collection)"
+                " FROM part WHERE part_id = ?",
+                (part_id,),
+            ).fetchone()
+            self.parts[part_id] = _Part(
+                part_id, count, int.from_bytes(digest, "big"), json.loads(keys or "[]")
+            )
+        return self.parts[part_id]
