@@ -21,7 +21,8 @@ if sys.platform == "win32":
 SALE = b'{"receiptNumber": "1"}'
 SECRETS = {"refresh-secret.json", "gateway.token"}
 SALES = {"outbox.db", "outbox.db-wal", "outbox.db-shm"}
-OTHERS = {"agent.json", "outbox.db.setup-lock", "outbox.db.agent-lock"}
+RECORDS = {"replica.db", "replica.db-wal", "replica.db-shm", "replica.db.setup-lock"}
+OTHERS = {"agent.json", "outbox.db.setup-lock", "outbox.db.agent-lock", *RECORDS}
 GROUP, POS, AGENT, STRANGER = 54_320, 54_321, 54_322, 54_323
 
 

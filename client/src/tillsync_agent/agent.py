@@ -24,6 +24,7 @@ from tillsync_agent.outbox import Outbox
 from tillsync_agent.reconciler import Reconciler, ask
 from tillsync_agent.reconciliation import Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
+from tillsync_agent.syncer import Syncer
 from tillsync_agent.uploader import Clocks, Uploader
 
 _log = getLogger(__name__)
@@ -108,6 +109,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._uploader.run(self._stop), name="tillsync-uploader"),
             asyncio.create_task(self._reconciler.run(self._stop), name="tillsync-reconciler"),
+            asyncio.create_task(self._syncer.run(self._stop), name="tillsync-syncer"),
             asyncio.create_task(self._keep_house(), name="tillsync-housekeeping"),
         ]
         return self
@@ -181,6 +183,13 @@ class Agent:
             worker=self._worker,
             on_step=self._on_step,
             on_doubt=self._reconciler.wake,
+        )
+
+        self._syncer = Syncer(
+            *parts,
+            monotonic=self._clocks.monotonic,
+            outbox_worker=self._worker,
+            on_step=self._on_step,
         )
 
     async def _start_gateway(self) -> Gateway | None:

@@ -56,6 +56,10 @@ class Settings:
         return self.state_dir / "outbox.db"
 
     @property
+    def replica_path(self) -> Path:
+        return self.state_dir / "replica.db"
+
+    @property
     def secret_path(self) -> Path:
         return self.state_dir / "refresh-secret.json"
 

@@ -74,7 +74,11 @@ class LinkState:
         self._state = Link.CLOSED
 
     def failed(self, *, floor_seconds: float = 0.0) -> float:
-        """A try failed. Returns the seconds until the next is admitted."""
+        """A try failed. Returns the seconds until the next is admitted. Of several that were under
+        way when the link went down, the first counts."""
+        left = self._not_before - self._monotonic()
+        if self._state is Link.OPEN and left > floor_seconds:
+            return left
         wait = self._backoff.delay_seconds(
             self._failures, luck=self._luck(), floor_seconds=floor_seconds
         )

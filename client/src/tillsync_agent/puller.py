@@ -170,8 +170,7 @@ class Puller:
             self._distrusted = []
         if decision.link_failed:
             return self._state.failed(floor_seconds=failure.pushback_seconds)
-        if failure.reason:
-            self._state.succeeded()  # the service itself has answered
+        self._state.succeeded()  # a service has answered
         return decision.wait_seconds
 
     def _say(self, error: str) -> None:

@@ -93,8 +93,7 @@ class Pusher:
             await self._off_loop(self._replica.renumber)
         if decision.link_failed:
             return self._state.failed(floor_seconds=failure.pushback_seconds)
-        if failure.reason:
-            self._state.succeeded()
+        self._state.succeeded()  # a service has answered
         return decision.wait_seconds
 
     def _say(self, error: str) -> None:

@@ -173,8 +173,9 @@ class Replica:
         on its way; gives the edit's number.
 
         `scope`: "tenant" for the whole tenant's record, "store" for the own store's, "shown" for
-        the one that is shown here, and for a new one the own store's. Raises EditRefused, CollectionUnknown, RecordMissing
-        (patch, delete) or OutboxUnavailable: then nothing was written.
+        the one that is shown here, and for a new one the own store's. Raises EditRefused,
+        CollectionUnknown, RecordMissing (patch, delete) or OutboxUnavailable: then nothing was
+        written.
         """
         return self._edit(PUT, collection, record_id, fields, scope)
 

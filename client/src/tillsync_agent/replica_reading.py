@@ -55,8 +55,8 @@ def shown(
 def found(collection: str, name: str, value: str, cursor: Cursor) -> list[Record]:
     ids = {row[0] for row in cursor.execute(_BY_KEY, (collection, name, value))}
     ids |= {row[0] for row in cursor.execute(_EDITED, (collection,))}
-    shown = (shown(collection, record_id, cursor) for record_id in sorted(ids))
-    return [record for record in shown if record and _has(record.fields.get(name), value)]
+    records = (shown(collection, record_id, cursor) for record_id in sorted(ids))
+    return [record for record in records if record and _has(record.fields.get(name), value)]
 
 
 def _has(held: object, value: str) -> bool:
