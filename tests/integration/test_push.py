@@ -43,6 +43,7 @@ def edit(sequence, kind="PUT", body='{"n":1}', *, base=0, collection="stock", **
         base_version=base,
         collection=collection,
         record_id=more.pop("record_id", "4711"),
+        mutation_id=more.pop("mutation_id", f"edit {sequence}"),
         **more,
     )
 
@@ -138,7 +139,8 @@ async def test_a_number_used_for_two_edits_is_named(office, till):
     applied, and under a new numbering both edits count."""
     await till.push(1, edit(1, "ADD"))
 
-    failure = await failure_of(till.push(1, edit(1, "ADD", '{"n":5}'), edit(2, "ADD")))
+    # The same movement, of another day.
+    failure = await failure_of(till.push(1, edit(1, "ADD", mutation_id="another"), edit(2, "ADD")))
     assert (failure.code, failure.reason) == (
         grpc.StatusCode.FAILED_PRECONDITION,
         "MUTATION_REUSED",
@@ -158,6 +160,7 @@ BAD = {
     "mutations[0].body": (1, [edit(1, body="x" * 65_537)]),
     "mutations[0].record_id": (1, [edit(1, record_id="")]),
     "mutations[0].collection": (1, [edit(1, collection="\0")]),
+    "mutations[0].mutation_id": (1, [edit(1, mutation_id="")]),
     "mutations[0].store_id": (1, [edit(1, store_id="nowhere")]),
 }
 

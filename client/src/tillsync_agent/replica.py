@@ -16,7 +16,7 @@ from typing import Any, Self
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import overlay, replica_edits
 from tillsync_agent.errors import EditRefused, RecordMissing
-from tillsync_agent.ids import mint_epoch
+from tillsync_agent.ids import mint_epoch, mint_key
 from tillsync_agent.outbox import default_path
 from tillsync_agent.outboxfile import OutboxFile
 from tillsync_agent.overlay import ADD, DELETE, PATCH, PUT, Record
@@ -238,7 +238,7 @@ class Replica:
             if kind != DELETE:
                 body = overlay.body_of(kind, fields, present.fields if present else {})
             base = base_version(cursor, collection, record_id, store_id)
-            row = (collection, store_id, record_id, kind, base, body, now_ms)
+            row = (collection, store_id, record_id, kind, base, body, mint_key(), now_ms)
             return replica_edits.append(cursor, row)
 
         return self._file.run(work)

@@ -72,6 +72,7 @@ CREATE TABLE edit (
     kind INTEGER NOT NULL,
     base_version INTEGER NOT NULL,
     body TEXT NOT NULL,
+    edit_id TEXT NOT NULL,                      -- minted with it: no two edits are the same
     made_at INTEGER NOT NULL,                   -- milliseconds since 1970, by the device's clock
     outcome INTEGER NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '',

@@ -10,7 +10,7 @@ from tillsync_agent.overlay import Layer
 from tillsync_agent.storage import Cursor
 
 _WAITING = (
-    "SELECT sequence, collection, store_id, record_id, kind, base_version, body FROM edit"
+    "SELECT sequence, collection, store_id, record_id, kind, base_version, body, edit_id FROM edit"
     " WHERE epoch = (SELECT epoch FROM place) AND sequence > (SELECT answered FROM place)"
     " ORDER BY sequence LIMIT ?"
 )
@@ -25,7 +25,7 @@ _ANSWER = (
 )
 _INSERT = (
     "INSERT INTO edit (epoch, sequence, collection, store_id, record_id, kind, base_version, body,"
-    " made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " edit_id, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PRUNE = (
     "DELETE FROM edit WHERE made_at < ? AND NOT"
@@ -33,7 +33,7 @@ _PRUNE = (
 )
 RESCUE = (
     "SELECT e.epoch, e.sequence, e.collection, e.store_id, e.record_id, e.kind, e.base_version,"
-    " e.body, e.made_at, p.last_sequence, p.mark, p.answered FROM edit e"
+    " e.body, e.edit_id, e.made_at, p.last_sequence, p.mark, p.answered FROM edit e"
     " JOIN place p ON p.epoch = e.epoch WHERE e.sequence = ?"
 )
 RESCUE_IDS = "SELECT sequence FROM edit WHERE sequence > (SELECT mark FROM place) ORDER BY sequence"
@@ -48,7 +48,7 @@ def layers(cursor: Cursor, collection: str, record_id: str) -> dict[str, list[La
 
 
 def append(cursor: Cursor, row: Sequence[Any]) -> int:
-    """Numbers and keeps an edit: collection, store, record, kind, base version, body, when."""
+    """Numbers and keeps an edit: collection, store, record, kind, base version, body, id, when."""
     cursor.execute("UPDATE place SET last_sequence = last_sequence + 1")
     epoch, sequence = cursor.execute("SELECT epoch, last_sequence FROM place").fetchone()
     cursor.execute(_INSERT, (epoch, sequence, *row))
@@ -59,17 +59,16 @@ def to_push(limit: int, cursor: Cursor) -> tuple[int, list[pb.Mutation]]:
     (epoch,) = cursor.execute("SELECT epoch FROM place").fetchone()
     return epoch, [
         pb.Mutation(
-            sequence=sequence,
-            collection=collection,
-            store_id=store_id,
-            record_id=record_id,
-            kind=kind,
-            base_version=base_version,
-            body=body,
+            sequence=row[0],
+            collection=row[1],
+            store_id=row[2],
+            record_id=row[3],
+            kind=row[4],
+            base_version=row[5],
+            body=row[6],
+            mutation_id=row[7],
         )
-        for sequence, collection, store_id, record_id, kind, base_version, body in cursor.execute(
-            _WAITING, (limit,)
-        )
+        for row in cursor.execute(_WAITING, (limit,))
     ]
 
 
@@ -119,13 +118,13 @@ def rescue(rows: Sequence[tuple[Any, ...]], cursor: Cursor) -> int:
     epoch, last_sequence, mark, given = rows[0][0], *rows[0][-3:]
     if cursor.execute("SELECT last_sequence FROM place").fetchone() != (0,):
         for row in rows:
-            append(cursor, row[2:9])
+            append(cursor, row[2:10])
         return len(rows)
     cursor.execute(
         "UPDATE place SET epoch = ?, last_sequence = ?, mark = ?, answered = ?",
         (epoch, max(last_sequence, rows[-1][1]), mark, min(given, rows[0][1] - 1)),
     )
-    cursor.executemany(_INSERT, [row[:9] for row in rows])
+    cursor.executemany(_INSERT, [row[:10] for row in rows])
     return len(rows)
 
 

@@ -27,19 +27,19 @@ from tillsync.v1 import event_pb2 as tillsync_dot_v1_dot_event__pb2
 from tillsync.v1 import record_pb2 as tillsync_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etillsync/v1/sync_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tillsync/v1/event.proto\x1a\x18tillsync/v1/record.proto\"G\n\x0bPullRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x0c\n\x04live\x18\x02 \x01(\x08\x12\x1a\n\x12reload_collections\x18\x03 \x03(\t\"\xd0\x01\n\x0cPullResponse\x12*\n\nload_begun\x18\x01 \x01(\x0b\x32\x16.tillsync.v1.LoadBegun\x12(\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x18.tillsync.v1.RecordBlock\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x17.tillsync.v1.Checkpoint\x12-\n\tserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\tLoadBegun\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.tillsync.v1.LoadReason\x12\x12\n\neverything\x18\x02 \x01(\x08\x12 \n\x05parts\x18\x03 \x03(\x0b\x32\x11.tillsync.v1.Part\x12,\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.Collection\",\n\x04Part\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\xd7\x01\n\nCheckpoint\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\nhistory_id\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12(\n\x07\x64igests\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.PartDigest\x12,\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x17.tillsync.v1.Collection\x12(\n\x05marks\x18\x06 \x03(\x0b\x32\x19.tillsync.v1.MutationMark\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"X\n\nPartDigest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x14\n\x0crecord_count\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"/\n\x0cMutationMark\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"\xa2\x01\n\x08Mutation\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x11\n\trecord_id\x18\x04 \x01(\t\x12\'\n\x04kind\x18\x05 \x01(\x0e\x32\x19.tillsync.v1.MutationKind\x12\x14\n\x0c\x62\x61se_version\x18\x06 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x07 \x01(\t\"F\n\x0bPushRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12(\n\tmutations\x18\x02 \x03(\x0b\x32\x15.tillsync.v1.Mutation\"\x89\x01\n\x0eMutationResult\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.tillsync.v1.MutationOutcome\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12%\n\x07refusal\x18\x04 \x01(\x0b\x32\x14.tillsync.v1.Refusal\"g\n\x0cPushResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.tillsync.v1.MutationResult\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\x12\x12\n\nhistory_id\x18\x03 \x01(\t*\xdc\x01\n\nLoadReason\x12\x1b\n\x17LOAD_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11LOAD_REASON_FIRST\x10\x01\x12\x1f\n\x1bLOAD_REASON_HISTORY_CHANGED\x10\x02\x12 \n\x1cLOAD_REASON_AHEAD_OF_HISTORY\x10\x03\x12\x1e\n\x1aLOAD_REASON_BEHIND_HORIZON\x10\x04\x12\x1c\n\x18LOAD_REASON_SCOPE_GAINED\x10\x05\x12\x19\n\x15LOAD_REASON_ASKED_FOR\x10\x06*\x8e\x01\n\x0cMutationKind\x12\x1d\n\x19MUTATION_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11MUTATION_KIND_PUT\x10\x01\x12\x17\n\x13MUTATION_KIND_PATCH\x10\x02\x12\x15\n\x11MUTATION_KIND_ADD\x10\x03\x12\x18\n\x14MUTATION_KIND_DELETE\x10\x04*\xc2\x01\n\x0fMutationOutcome\x12 \n\x1cMUTATION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18MUTATION_OUTCOME_APPLIED\x10\x01\x12\x18\n\x14MUTATION_OUTCOME_WON\x10\x02\x12\x19\n\x15MUTATION_OUTCOME_LOST\x10\x03\x12\x1b\n\x17MUTATION_OUTCOME_PARKED\x10\x04\x12\x1d\n\x19MUTATION_OUTCOME_REJECTED\x10\x05\x32\x89\x01\n\x0bSyncService\x12=\n\x04Pull\x12\x18.tillsync.v1.PullRequest\x1a\x19.tillsync.v1.PullResponse0\x01\x12;\n\x04Push\x12\x18.tillsync.v1.PushRequest\x1a\x19.tillsync.v1.PushResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etillsync/v1/sync_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tillsync/v1/event.proto\x1a\x18tillsync/v1/record.proto\"G\n\x0bPullRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x0c\n\x04live\x18\x02 \x01(\x08\x12\x1a\n\x12reload_collections\x18\x03 \x03(\t\"\xd0\x01\n\x0cPullResponse\x12*\n\nload_begun\x18\x01 \x01(\x0b\x32\x16.tillsync.v1.LoadBegun\x12(\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x18.tillsync.v1.RecordBlock\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x17.tillsync.v1.Checkpoint\x12-\n\tserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\tLoadBegun\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.tillsync.v1.LoadReason\x12\x12\n\neverything\x18\x02 \x01(\x08\x12 \n\x05parts\x18\x03 \x03(\x0b\x32\x11.tillsync.v1.Part\x12,\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.Collection\",\n\x04Part\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\"\xd7\x01\n\nCheckpoint\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x12\n\nhistory_id\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12(\n\x07\x64igests\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.PartDigest\x12,\n\x0b\x63ollections\x18\x05 \x03(\x0b\x32\x17.tillsync.v1.Collection\x12(\n\x05marks\x18\x06 \x03(\x0b\x32\x19.tillsync.v1.MutationMark\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"X\n\nPartDigest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x14\n\x0crecord_count\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"/\n\x0cMutationMark\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"\xb7\x01\n\x08Mutation\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x11\n\trecord_id\x18\x04 \x01(\t\x12\'\n\x04kind\x18\x05 \x01(\x0e\x32\x19.tillsync.v1.MutationKind\x12\x14\n\x0c\x62\x61se_version\x18\x06 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x07 \x01(\t\x12\x13\n\x0bmutation_id\x18\x08 \x01(\t\"F\n\x0bPushRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12(\n\tmutations\x18\x02 \x03(\x0b\x32\x15.tillsync.v1.Mutation\"\x89\x01\n\x0eMutationResult\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.tillsync.v1.MutationOutcome\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12%\n\x07refusal\x18\x04 \x01(\x0b\x32\x14.tillsync.v1.Refusal\"g\n\x0cPushResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.tillsync.v1.MutationResult\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\x12\x12\n\nhistory_id\x18\x03 \x01(\t*\xdc\x01\n\nLoadReason\x12\x1b\n\x17LOAD_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11LOAD_REASON_FIRST\x10\x01\x12\x1f\n\x1bLOAD_REASON_HISTORY_CHANGED\x10\x02\x12 \n\x1cLOAD_REASON_AHEAD_OF_HISTORY\x10\x03\x12\x1e\n\x1aLOAD_REASON_BEHIND_HORIZON\x10\x04\x12\x1c\n\x18LOAD_REASON_SCOPE_GAINED\x10\x05\x12\x19\n\x15LOAD_REASON_ASKED_FOR\x10\x06*\x8e\x01\n\x0cMutationKind\x12\x1d\n\x19MUTATION_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11MUTATION_KIND_PUT\x10\x01\x12\x17\n\x13MUTATION_KIND_PATCH\x10\x02\x12\x15\n\x11MUTATION_KIND_ADD\x10\x03\x12\x18\n\x14MUTATION_KIND_DELETE\x10\x04*\xc2\x01\n\x0fMutationOutcome\x12 \n\x1cMUTATION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18MUTATION_OUTCOME_APPLIED\x10\x01\x12\x18\n\x14MUTATION_OUTCOME_WON\x10\x02\x12\x19\n\x15MUTATION_OUTCOME_LOST\x10\x03\x12\x1b\n\x17MUTATION_OUTCOME_PARKED\x10\x04\x12\x1d\n\x19MUTATION_OUTCOME_REJECTED\x10\x05\x32\x89\x01\n\x0bSyncService\x12=\n\x04Pull\x12\x18.tillsync.v1.PullRequest\x1a\x19.tillsync.v1.PullResponse0\x01\x12;\n\x04Push\x12\x18.tillsync.v1.PushRequest\x1a\x19.tillsync.v1.PushResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tillsync.v1.sync_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADREASON']._serialized_start=1456
-  _globals['_LOADREASON']._serialized_end=1676
-  _globals['_MUTATIONKIND']._serialized_start=1679
-  _globals['_MUTATIONKIND']._serialized_end=1821
-  _globals['_MUTATIONOUTCOME']._serialized_start=1824
-  _globals['_MUTATIONOUTCOME']._serialized_end=2018
+  _globals['_LOADREASON']._serialized_start=1477
+  _globals['_LOADREASON']._serialized_end=1697
+  _globals['_MUTATIONKIND']._serialized_start=1700
+  _globals['_MUTATIONKIND']._serialized_end=1842
+  _globals['_MUTATIONOUTCOME']._serialized_start=1845
+  _globals['_MUTATIONOUTCOME']._serialized_end=2039
   _globals['_PULLREQUEST']._serialized_start=131
   _globals['_PULLREQUEST']._serialized_end=202
   _globals['_PULLRESPONSE']._serialized_start=205
@@ -55,13 +55,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MUTATIONMARK']._serialized_start=924
   _globals['_MUTATIONMARK']._serialized_end=971
   _globals['_MUTATION']._serialized_start=974
-  _globals['_MUTATION']._serialized_end=1136
-  _globals['_PUSHREQUEST']._serialized_start=1138
-  _globals['_PUSHREQUEST']._serialized_end=1208
-  _globals['_MUTATIONRESULT']._serialized_start=1211
-  _globals['_MUTATIONRESULT']._serialized_end=1348
-  _globals['_PUSHRESPONSE']._serialized_start=1350
-  _globals['_PUSHRESPONSE']._serialized_end=1453
-  _globals['_SYNCSERVICE']._serialized_start=2021
-  _globals['_SYNCSERVICE']._serialized_end=2158
+  _globals['_MUTATION']._serialized_end=1157
+  _globals['_PUSHREQUEST']._serialized_start=1159
+  _globals['_PUSHREQUEST']._serialized_end=1229
+  _globals['_MUTATIONRESULT']._serialized_start=1232
+  _globals['_MUTATIONRESULT']._serialized_end=1369
+  _globals['_PUSHRESPONSE']._serialized_start=1371
+  _globals['_PUSHRESPONSE']._serialized_end=1474
+  _globals['_SYNCSERVICE']._serialized_start=2042
+  _globals['_SYNCSERVICE']._serialized_end=2179
 # @@protoc_insertion_point(module_scope)

@@ -417,6 +417,7 @@ class Mutation(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    MUTATION_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its number in the epoch: 1, 2, 3, … without holes."""
     collection: _builtins.str
@@ -431,6 +432,10 @@ class Mutation(_message.Message):
     """The version of the record that the device had when the edit was made; 0: it had none."""
     body: _builtins.str
     """One JSON object in UTF-8, at most 64 KiB; empty for DELETE."""
+    mutation_id: _builtins.str
+    """Minted with the edit, 1 to 100 characters: the same movement twice is two edits, also where a
+    cloned disk gives both the same number.
+    """
     def __init__(
         self,
         *,
@@ -441,10 +446,11 @@ class Mutation(_message.Message):
         kind: Global___MutationKind.ValueType = ...,
         base_version: _builtins.int = ...,
         body: _builtins.str = ...,
+        mutation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "body", b"body", "collection", b"collection", "kind", b"kind", "record_id", b"record_id", "sequence", b"sequence", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "body", b"body", "collection", b"collection", "kind", b"kind", "mutation_id", b"mutation_id", "record_id", b"record_id", "sequence", b"sequence", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

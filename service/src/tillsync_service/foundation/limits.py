@@ -90,6 +90,7 @@ MAX_IMPORT_MESSAGE_RECORDS = 1_000
 # How much of an import is examined before the loop looks around: about a millisecond.
 EXAMINE_SLICE_CHARACTERS = 64 * 1024
 MAX_MUTATIONS = 500
+MAX_MUTATION_ID_CHARACTERS = 100
 # A catalogue is published by one statement; whoever edits meanwhile waits for its lock, and then
 # sends the same again.
 PUBLISH_TIMEOUT_MS = 600_000

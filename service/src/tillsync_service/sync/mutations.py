@@ -49,6 +49,7 @@ def _edit(place: int, first: int, mutation: pb.Mutation, device: Device) -> Edit
         raise InvalidRequest(
             f"{at}.body", f"At most {limits.MAX_RECORD_BYTES:,} bytes of JSON, no NUL."
         )
+    fields.text(f"{at}.mutation_id", mutation.mutation_id, limits.MAX_MUTATION_ID_CHARACTERS)
     scope = scopes.of_wire(f"{at}.store_id", mutation.store_id)
     if scope not in {scopes.TENANT, device.store_id}:
         raise PermissionDenied("A device edits records of its own store or of the whole tenant.")
