@@ -144,7 +144,7 @@ async def test_bad_lines_are_told_and_the_rest_goes_in(shop):
     assert ":5: Not JSON" in told[0]
     assert ":1201: Not JSON: NaN is no number" in told[1]
     assert ":1301: An id has 1 to 200 characters" in told[2]
-    assert told[3] == "tillsync-service: 3 lines were left out."
+    assert told[3] == "tillsync-service: Lines left out: 3."
     assert len(told) == 4
     assert (ended.json["changed"], ended.json["refused"]) == (1497, 3)
     assert [bad["line"] for bad in ended.json["bad_lines"]] == [5, 1201, 1301]
@@ -158,7 +158,7 @@ async def test_of_many_bad_lines_twenty_are_shown_and_all_are_counted(shop):
 
     assert ended.status == 1
     assert len(ended.err.splitlines()) == 21
-    assert ended.err.endswith("100 lines were left out.\n")
+    assert ended.err.endswith("Lines left out: 100.\n")
     assert ended.lines == [["1", "0", "0", "100", "2"]]
 
 

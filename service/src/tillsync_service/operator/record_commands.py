@@ -206,7 +206,7 @@ async def import_records(
     for bad in importing.bad_lines:
         say(f"tillsync-service: {file}:{bad.number}: {bad.why}", err=True)
     if importing.refused:
-        say(f"tillsync-service: {importing.refused:,} lines were left out.", err=True)
+        say(f"tillsync-service: Lines left out: {importing.refused:,}.", err=True)
     bad_lines = [{"line": bad.number, "why": bad.why} for bad in importing.bad_lines]
     row = {**_result_row(result), "refused": importing.refused}
     show_row({**row, "bad_lines": bad_lines} if as_json else row, as_json=as_json)
