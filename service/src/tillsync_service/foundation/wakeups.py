@@ -62,8 +62,10 @@ class Wakeups:
         try:
             await connection.add_listener(_CHANNEL, self._heard)
             self._wake(None)  # what was told while nobody listened
+            self._told.set()  # and what was not told yet
             while not lost.is_set():
                 await self._told.wait()
+                self._told.clear()
                 if self._changed and not lost.is_set():
                     await self._tell(connection)
                     await asyncio.sleep(limits.WAKE_EVERY_SECONDS)
@@ -72,7 +74,6 @@ class Wakeups:
                 await connection.close(timeout=limits.CONNECT_SECONDS)
 
     async def _tell(self, connection: asyncpg.Connection) -> None:
-        self._told.clear()
         changed, self._changed = self._changed, set()
         few = len(changed) <= _MOST_NAMED
         payload = ",".join(tenant_id.hex for tenant_id in changed) if few else _EVERYBODY
