@@ -17,7 +17,7 @@ from tillsync_agent.books import OutboxBooks
 from tillsync_agent.daybooks import DayBook
 from tillsync_agent.errors import OutboxBusy
 from tillsync_agent.linkstate import Link as LinkWord
-from tillsync_agent.reconciliation import NOTE_NAME, Reconciliation
+from tillsync_agent.reconciliation import NOTE_NAME, REQUEST_NOTE, Reconciliation, Request
 
 DAY, NEXT_DAY = "2026-11-22", "2026-11-23"
 MOST_ROUND_TRIPS = 5
@@ -470,6 +470,7 @@ async def test_a_closing_takes_back_that_nothing_could_be_compared(till, service
     more that nothing could be compared since."""
     till.record(3, business_day=DAY)
     await till.drained()
+    till.outbox.note(NOTE_NAME, "")
     async with till.agent() as agent:
         await until(lambda: noted(till).at)
         service.reconcile_failures.append((grpc.StatusCode.INTERNAL, "oops"))
@@ -477,6 +478,34 @@ async def test_a_closing_takes_back_that_nothing_could_be_compared(till, service
         await until(lambda: not noted(till).error)
 
     assert closed.closed
+
+
+async def test_a_question_of_yesterday_closes_no_day(till, service):
+    """Somebody wanted to close the day, gave up, and the till was switched off: the next agent does
+    not close it unasked."""
+    till.record(3, business_day=DAY)
+    till.outbox.note(REQUEST_NOTE, Request("old", DAY, close=True).dump())
+
+    assert (await reconciled(till)).is_equal
+
+    assert service.books.closings == {DAY: []}
+    assert till.outbox.notes()[REQUEST_NOTE] == ""
+
+
+async def test_another_history_is_enough_to_ask(till, service):
+    """Head office was restored, and the other tills have put back more than it ever had: no
+    position is older, but it is another history, and this till gives back its part too."""
+    keys = till.record(50, business_day=DAY)
+    async with till.agent() as agent:
+        await agent.drain(20)
+        await until(lambda: noted(till).days_equal == 1)
+        service.lose(*keys[20:])
+        service.stored["of another till"] = (1_000, b"")
+        service.history_id = "history-2"
+        till.record(1, business_day=DAY)
+        await until(lambda: noted(till).offered_again == 30)
+
+    assert set(keys) <= set(service.stored)
 
 
 async def test_a_refused_token_is_replaced(till, service):
@@ -541,7 +570,7 @@ async def test_an_unanswered_question_names_what_waits_and_why(till, service):
     async with till.agent() as agent:
         await until(lambda: till.note.failures_in_a_row >= 1)
         result = await agent.reconcile(0.3, DAY, close=True)
-        assert till.outbox.notes()["reconcile_request"] == ""
+        assert till.outbox.notes()[REQUEST_NOTE] == ""
 
     assert result.error == "3 events wait: UNAVAILABLE: no database"
     assert not result.is_equal
