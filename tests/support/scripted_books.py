@@ -9,6 +9,8 @@ from tillsync_agent import daybooks, envelope
 from tillsync_agent.daybooks import Books, DayBook
 
 MOST_MISSING = 1_000
+# As the service does: in longer spans it does not look at each number.
+MOST_EXPLAINED = 128
 
 
 @dataclass
@@ -55,7 +57,6 @@ class ScriptedBooks:
     def counts_elsewhere(self, key: str) -> None:
         """Another device had brought this event before."""
         self.of_others.add(key)
-        self.refuse(self.events[key], event_pb2.OUTCOME_DUPLICATE)
 
     def day(self, name: str) -> Books:
         own = [one for one in self.events.values() if one.key not in self.of_others]
@@ -74,17 +75,25 @@ class ScriptedBooks:
         self.days_claimed.append({day.business_day: _claimed(day) for day in request.days})
         for day in request.days:
             self._answer_day(day, response)
+        held: dict[tuple[int, int], list[int]] = {}
+        for event in self.events.values() if request.spans else ():
+            if event.key not in self.of_others:
+                held.setdefault(_number(event), []).append(int.from_bytes(_digest(event)))
         for span in request.spans:
-            held = [
-                int.from_bytes(_digest(event))
-                for event in self.events.values()
-                if event.outbox_epoch == span.epoch
-                and span.first <= event.device_sequence <= span.last
-                and event.key not in self.of_others
-            ]
-            digest = (sum(held) % 2**128).to_bytes(16)
-            response.spans.add(span=span, event_count=len(held), digest=digest)
+            numbers = [(span.epoch, number) for number in range(span.first, span.last + 1)]
+            digests = [digest for number in numbers for digest in held.get(number, ())]
+            digest = (sum(digests) % 2**128).to_bytes(16)
+            response.spans.add(span=span, event_count=len(digests), digest=digest)
+            if len(numbers) <= MOST_EXPLAINED:
+                self._explain([one for one in numbers if one not in held], response)
         return response
+
+    def _explain(self, lacking: list[tuple[int, int]], response: pb.ReconcileResponse) -> None:
+        """A number that was seen and is not held came to something, as far as is known."""
+        for number in lacking:
+            if number in self.presented and number not in self.dispositions:
+                outcome = event_pb2.OUTCOME_DUPLICATE
+                response.dispositions.add(epoch=number[0], sequence=number[1], outcome=outcome)
 
     def _add_missing(self, claim: pb.OutboxClaim, response: pb.ReconcileResponse) -> None:
         numbers = range(1, claim.last_sequence + 1)

@@ -187,7 +187,7 @@ class ScriptedService:
             )
         verdict = event_pb2.Verdict(
             outcome=event_pb2.OUTCOME_ACCEPTED,
-            position=max((place for place, _ in self.stored.values()), default=0) + 1,
+            position=1 + next((place for place, _ in reversed(self.stored.values())), 0),
         )
         self.stored[event.key] = (verdict.position, digest)
         self.books.count(event)

@@ -78,8 +78,7 @@ class Snapshot:
         for event in events:
             name = event.business_day
             if only is None or name == only:
-                number = (event.epoch, event.sequence)
-                counts = number not in elsewhere.get(name, ())
+                counts = event.number not in elsewhere.get(name, ())
                 self.days.setdefault(name, Day()).add(event, counts=counts)
 
     def add_pruned(self) -> None:

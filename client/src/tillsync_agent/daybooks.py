@@ -51,6 +51,10 @@ class Span:
     def size(self) -> int:
         return self.last - self.first + 1
 
+    def covers(self, other: "Span") -> bool:
+        """Whether all of the other's numbers are among these."""
+        return self.epoch == other.epoch and self.first <= other.first and other.last <= self.last
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -75,6 +79,10 @@ class Booked:
     books: Books
     reason: str
     field: str
+
+    @property
+    def number(self) -> tuple[int, int]:
+        return self.epoch, self.sequence
 
 
 @dataclass(frozen=True, slots=True)

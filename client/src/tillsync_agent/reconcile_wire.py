@@ -12,6 +12,9 @@ from tillsync_agent.daybooks import DIGEST_BYTES, Books, DayBook, Span
 # The contract's limits for one request.
 MOST_OUTBOXES = 100
 MOST_DAYS = 100
+MOST_SPANS = 1_000
+# A service looks at each number of a span; more than this is not asked of it at once.
+MOST_NUMBERS = 250_000
 _OUTCOMES = {
     event_pb2.OUTCOME_DUPLICATE: "duplicate",
     event_pb2.OUTCOME_CONFLICT: "conflict",
@@ -36,7 +39,6 @@ class Heard:
     history_id: str = ""
     missing: list[Span] = field(default_factory=list)
     days: dict[str, DayHeard] = field(default_factory=dict)
-    explained: list[Explained] = field(default_factory=list)
 
     def add(self, response: pb.ReconcileResponse, request: pb.ReconcileRequest) -> None:
         """Adds the answer to one of the requests. Raises CallFailed (GARBAGE)."""
@@ -44,16 +46,6 @@ class Heard:
             raise CallFailed(Failure("GARBAGE", "not one answer for each day"))
         self.history_id = response.history_id
         self.missing += [Span(span.epoch, span.first, span.last) for span in response.missing]
-        self.explained += [
-            Explained(
-                one.epoch,
-                one.sequence,
-                _OUTCOMES.get(one.outcome, "unknown"),
-                one.reason,
-                one.field,
-            )
-            for one in response.dispositions
-        ]
         for claim, answer in zip(request.days, response.days, strict=True):
             books = {book.currency: _book(book) for book in answer.books}
             self.days[claim.business_day] = DayHeard(
@@ -80,12 +72,30 @@ def requests(
             return
 
 
-def spans_request(spans: Sequence[Span]) -> pb.ReconcileRequest:
-    """The question what the history holds of these spans."""
-    request = pb.ReconcileRequest()
+def spans_requests(spans: Sequence[Span]) -> Iterator[pb.ReconcileRequest]:
+    """The question what the history holds of these spans, in as few requests as may be."""
+    request, numbers = pb.ReconcileRequest(), 0
     for span in spans:
+        numbers += span.size
+        if len(request.spans) == MOST_SPANS or (request.spans and numbers > MOST_NUMBERS):
+            yield request
+            request, numbers = pb.ReconcileRequest(), span.size
         request.spans.add(epoch=span.epoch, first=span.first, last=span.last)
-    return request
+    yield request
+
+
+def explained_in(response: pb.ReconcileResponse) -> list[Explained]:
+    """What head office says of numbers that are no part of its history."""
+    return [
+        Explained(
+            one.epoch,
+            one.sequence,
+            _OUTCOMES.get(one.outcome, "unknown"),
+            one.reason,
+            one.field,
+        )
+        for one in response.dispositions
+    ]
 
 
 def sums_of(response: pb.ReconcileResponse, asked: int) -> list[tuple[int, int]]:

@@ -43,9 +43,10 @@ T = TypeVar("T")
 EVERY_SECONDS = 3_600.0
 UNFINISHED_AGAIN_SECONDS = 60.0
 ASK_EVERY_SECONDS = 0.1
-# The service answers, though not to this: no fault of the link, which others use.
-_NOT_THE_LINK = frozenset(
-    {"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "UNKNOWN", "GARBAGE"}
+# Everything else is an answer, though not to this: no fault of the link, which others use.
+_THE_LINK = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "UNAUTHENTICATED"}
+    | {"NOT_ENROLLED"}
 )
 
 
@@ -158,7 +159,7 @@ class Reconciler:
         refused_once = failure.code == "UNAUTHENTICATED" and not self._failures
         if failure.code == "UNAUTHENTICATED":
             self._link.forget_token()
-        if refused_once or failure.code in _NOT_THE_LINK:
+        if refused_once or failure.code not in _THE_LINK:
             self._state.succeeded()
             await self._later(str(failure), EVERY_SECONDS)
         else:

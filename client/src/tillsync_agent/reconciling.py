@@ -2,7 +2,7 @@
 missing and a day differs all the same, narrow that down to single numbers.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -59,7 +59,8 @@ class Reconciling:
         self._quiet = quiet
         self._off_loop = off_loop
         self._elsewhere = elsewhere
-        self._given: set[Span] = set()
+        self._given: list[Span] = []
+        self._explained: dict[tuple[int, int], Explained] = {}
         self._offered = 0
         self._moved_on = False
         self._round_trips = 0
@@ -107,7 +108,7 @@ class Reconciling:
             return True
         if not compared.differing:
             return False
-        if self._leave_out(compared, await self._explained(compared)):
+        if await self._leave_out(compared):
             return True
         # A sale in between is in one of the two books and not in the other: nothing is looked for
         # then, but on a till where one follows the other it is in the end.
@@ -116,40 +117,52 @@ class Reconciling:
         if moved_on and not self._moved_on:
             self._moved_on = True
             return True
-        return bool(await self._offer(await self._lacking(compared))) or moved_on
+        offered = await self._offer(await self._lacking(compared))
+        return bool(offered) or await self._leave_out(compared) or moved_on
 
     async def _offer(self, spans: Iterable[Span]) -> int:
         """Offers again what of these numbers is kept; nothing twice."""
         offered = 0
         for span in spans:
-            if span not in self._given:
-                self._given.add(span)
+            if not self._is_given(span):
+                self._given.append(span)
                 number = (span.epoch, span.first, span.last)
                 offered += await self._off_loop(self._books.offer_again, *number)
         self._offered += offered
         return offered
 
-    async def _explained(self, compared: _Compared) -> list[Booked]:
+    def _is_given(self, span: Span) -> bool:
+        return any(given.covers(span) for given in self._given)
+
+    async def _explained_events(self, compared: _Compared) -> list[Booked]:
         """The settled events of the differing days that head office has an explanation for."""
-        numbers = [(one.epoch, one.sequence) for one in compared.heard.explained]
-        events = await self._off_loop(self._books.events_at, numbers)
+        events = await self._off_loop(self._books.events_at, [*self._explained])
         differing = set(compared.differing)
         return [
             event for event in events if event.state in SETTLED and event.business_day in differing
         ]
 
-    def _leave_out(self, compared: _Compared, explained: Sequence[Booked]) -> bool:
-        """Learns which events head office counts elsewhere, where that explains the day."""
+    async def _leave_out(self, compared: _Compared) -> bool:
+        """Learns which events head office counts elsewhere, where that explains the day.
+
+        Only of events that were given back before: an event that was lost looks the same, and the
+        verdict on it tells the two apart.
+        """
         learnt = False
+        explained = await self._explained_events(compared)
         for name in compared.differing:
-            events = [event for event in explained if event.business_day == name]
-            numbers = frozenset((event.epoch, event.sequence) for event in events)
             known = self._elsewhere.get(name, frozenset())
+            events = [
+                event
+                for event in explained
+                if event.business_day == name
+                and event.number not in known
+                and self._is_given(Span(event.epoch, event.sequence, event.sequence))
+            ]
             claimed = daybooks.total([compared.snapshot.days[name].books])
-            counted = [e.books for e in events if (e.epoch, e.sequence) not in known]
-            rest = daybooks.less(claimed, daybooks.total(counted))
-            if numbers - known and rest == compared.heard.days[name].books:
-                self._elsewhere[name] = known | numbers
+            rest = daybooks.less(claimed, daybooks.total(event.books for event in events))
+            if events and rest == compared.heard.days[name].books:
+                self._elsewhere[name] = known | {event.number for event in events}
                 learnt = True
         return learnt
 
@@ -162,7 +175,7 @@ class Reconciling:
             for name in compared.differing
             if not comparison.same_events(snapshot.days[name].books, heard.days[name].books)
         ]
-        but = {(one.epoch, one.sequence) for one in heard.explained}
+        but = frozenset[tuple[int, int]]().union(*self._elsewhere.values())
         expected = Expected()
         for span in comparison.reaches(days):
             expected.add(span.epoch, await self._off_loop(self._books.numbers, span), but)
@@ -171,8 +184,13 @@ class Reconciling:
             if not spans:
                 break
             asked = comparison.parts(spans)
-            response = await self._ask(wire.spans_request(asked))
-            empty, spans = comparison.narrowed(expected, asked, wire.sums_of(response, len(asked)))
+            sums: list[tuple[int, int]] = []
+            for request in wire.spans_requests(asked):
+                response = await self._ask(request)
+                sums += wire.sums_of(response, len(request.spans))
+            empty, spans = comparison.narrowed(expected, asked, sums)
+            # What is still lacking after it was given back may be explained number by number.
+            spans += [span for span in empty if self._is_given(span) and span.size > 1]
             lacking += empty
         return lacking
 
@@ -186,13 +204,17 @@ class Reconciling:
 
     async def _result(self, compared: _Compared, day: str | None) -> Reconciliation:
         heard, days = compared.heard, compared.snapshot.days
-        explained = await self._explained(compared)
+        explained = {event.number: event for event in await self._explained_events(compared)}
         differences = [
             comparison.difference(
                 name,
                 days[name],
                 heard.days[name].books,
-                _of_day(name, explained, heard.explained),
+                [
+                    self._explained[number]
+                    for number, event in explained.items()
+                    if event.business_day == name
+                ],
                 given=self._offered,
             )
             for name in compared.differing
@@ -219,9 +241,7 @@ class Reconciling:
 
     async def _ask(self, request: pb.ReconcileRequest) -> pb.ReconcileResponse:
         self._round_trips += 1
-        return await self._ask_once(request)
-
-
-def _of_day(name: str, events: Sequence[Booked], said: Sequence[Explained]) -> list[Explained]:
-    numbers = {(event.epoch, event.sequence) for event in events if event.business_day == name}
-    return [one for one in said if (one.epoch, one.sequence) in numbers]
+        response = await self._ask_once(request)
+        for one in wire.explained_in(response):
+            self._explained[one.epoch, one.sequence] = one
+        return response
