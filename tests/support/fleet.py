@@ -24,6 +24,7 @@ from tillsync.v1.device_service_pb2_grpc import (
     add_DeviceServiceServicer_to_server,
 )
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
 from tillsync.v1.record_service_pb2_grpc import (
     RecordServiceStub,
     add_RecordServiceServicer_to_server,
@@ -31,6 +32,8 @@ from tillsync.v1.record_service_pb2_grpc import (
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.app import App, utc_now
+from tillsync_service.books.servicer import ReconcileServicer
+from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
@@ -240,6 +243,9 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     add_AdminServiceServicer_to_server(AdminServicer(AdminStore(database)), server)
     add_RecordServiceServicer_to_server(
         RecordServicer(OperatorStore(database), RecordStore(database)), server
+    )
+    add_ReconcileServiceServicer_to_server(
+        ReconcileServicer(ReconcileStore(database), utc_now), server
     )
     add_IngestServiceServicer_to_server(
         IngestServicer(GroupCommit(IngestStore(database)), utc_now), server

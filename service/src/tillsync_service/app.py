@@ -21,16 +21,20 @@ from tillsync.v1 import (
     admin_service_pb2,
     device_service_pb2,
     ingest_service_pb2,
+    reconcile_service_pb2,
     record_service_pb2,
     sync_service_pb2,
 )
 from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
 from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
+from tillsync_service.books.servicer import ReconcileServicer
+from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings, SettingsError
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
@@ -63,6 +67,7 @@ SERVICES = tuple(
         (ingest_service_pb2, "IngestService"),
         (device_service_pb2, "DeviceService"),
         (admin_service_pb2, "AdminService"),
+        (reconcile_service_pb2, "ReconcileService"),
         (sync_service_pb2, "SyncService"),
         (record_service_pb2, "RecordService"),
     )
@@ -152,6 +157,9 @@ class App:
         add_RecordServiceServicer_to_server(
             RecordServicer(OperatorStore(office, wakeups.tell), RecordStore(office, wakeups.tell)),
             self._server,
+        )
+        add_ReconcileServiceServicer_to_server(
+            ReconcileServicer(ReconcileStore(office), utc_now), self._server
         )
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)

@@ -53,6 +53,8 @@ AUDIENCE: dict[str, type[identity.Device] | type[identity.Operator]] = {
     "tillsync.v1.AdminService": identity.Operator,
     "tillsync.v1.SyncService": identity.Device,
     "tillsync.v1.RecordService": identity.Operator,
+    "tillsync.v1.ReconcileService": identity.Device,
+    "tillsync.v1.BooksService": identity.Operator,
 }
 # What is still taken from a device whose secret is in two hands: a shop must not stop selling.
 OPEN_TO_SUSPECTS = frozenset({"tillsync.v1.IngestService"})

@@ -111,3 +111,19 @@ HEARTBEAT_SECONDS = 15.0
 MAX_PULL_SECONDS = 600.0
 WAKE_EVERY_SECONDS = 0.05
 POLL_EVERY_SECONDS = 1.0
+
+# Books (protos/tillsync/v1/reconcile_service.proto and books_service.proto).
+MAX_OUTBOX_CLAIMS = 100
+MAX_DAY_CLAIMS = 100
+MAX_DAY_CURRENCIES = 100
+MAX_AMOUNT_DIGITS = 38
+MAX_SPANS = 1_000
+MAX_MISSING_SPANS = 1_000
+MAX_DISPOSITIONS = 1_000
+# Each number that is here is looked up in the ledger, about ten microseconds apiece.
+MAX_SPAN_NUMBERS = 1_000_000
+# In spans of so many numbers each number is explained that is not part of the history.
+MAX_EXPLAINED_SPAN = 128
+# What is read of a device's quarantine in one call.
+MAX_QUARANTINED_READ = 1_000
+MAX_QUARANTINED_BYTES = 4 * 1024 * 1024
