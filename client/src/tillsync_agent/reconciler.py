@@ -134,16 +134,17 @@ class Reconciler:
 
     async def _answer(self, request: Request, due_at: float) -> None:
         result = await self.reconcile(request.business_day, close=request.close)
+        # Noted first: whoever has the answer may end this agent.
+        if request.business_day is None:
+            await self._finish(result)
+        else:
+            self._due_at = min(self._due_at, due_at)
+            if self._noted.error:
+                await self._note(replace(self._noted, error=""))
         await self._off_loop(self._outbox.note, ANSWER_NOTE, Answer(request.id, result).dump())
         notes = await self._off_loop(self._outbox.notes)
         if notes.get(REQUEST_NOTE) == request.dump():
             await self._off_loop(self._outbox.note, REQUEST_NOTE, "")
-        if request.business_day is None:
-            await self._finish(result)
-            return
-        self._due_at = min(self._due_at, due_at)
-        if self._noted.error:
-            await self._note(replace(self._noted, error=""))
 
     async def _finish(self, result: Reconciliation) -> None:
         """All days were compared: says what differs, and when to compare again."""
