@@ -4,10 +4,10 @@ from uuid import UUID
 
 import pytest
 
-from tillsync_service.sync.edits import Edit, Known, NotApplicable, applied, judge
+from tillsync_service.sync.edits import Edit, Known, NotApplicable, Setting, applied, judge
 from tillsync_service.sync.scopes import TENANT
 
-ME, OTHER = UUID(int=1), UUID(int=2)
+ME, OTHER, STORE = UUID(int=1), UUID(int=2), UUID(int=3)
 KEY = ("stock", TENANT, "4711")
 POLICIES = {"server_wins": "lost", "arrival_wins": "won", "manual": "parked"}
 
@@ -18,7 +18,8 @@ def an_edit(kind="put", body='{"n":1}', *, base=5, sequence=1, key=KEY):
 
 def judged(*edits, met=None, policy="server_wins", head=10, horizon=0, device=ME):
     known = {} if met is None else {KEY: met}
-    return judge(edits, device, head=head, horizon=horizon, policies={"stock": policy}, known=known)
+    setting = Setting(device, STORE, head, horizon, {"stock": policy})
+    return judge(edits, setting, known)
 
 
 def only(judgement):
@@ -156,6 +157,16 @@ def test_an_edit_of_an_unknown_collection_is_refused_and_the_next_one_goes_on():
 
     assert [r.outcome for r in judgement.results] == ["rejected", "applied"]
     assert judgement.results[0].field == "collection"
+
+
+def test_a_till_edits_no_other_stores_records():
+    """A till cannot reach into another shop; an edit that it made before it was moved is kept, with
+    the reason, and those behind it go through."""
+    elsewhere = an_edit(key=("stock", OTHER, "4711"))
+    judgement = judged(elsewhere, an_edit(sequence=2), met=Known(5, "{}"))
+
+    assert [r.outcome for r in judgement.results] == ["rejected", "applied"]
+    assert judgement.results[0].field == "store_id"
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,12 @@ class Pusher:
 
     async def step(self) -> float:
         """One round. Returns the seconds to wait before the next one. Raises OutboxUnavailable."""
-        epoch, mutations = await self._off_loop(self._replica.edits_to_push, PUSH_EDITS)
-        if not mutations:
+        if not await self._off_loop(self._replica.edits_wait):
             return self._idle_poll_seconds
-        self._on_step("take")
         if (wait_seconds := self._state.admit()) > 0:
             return wait_seconds
+        epoch, mutations = await self._off_loop(self._replica.edits_to_push, PUSH_EDITS)
+        self._on_step("take")
         try:
             answer = await push(self._link, epoch, mutations)
         except CallFailed as failed:

@@ -265,8 +265,13 @@ class Replica:
         self._change("UPDATE place SET cursor = x'', staged_cursor = x''")
 
     def edits_to_push(self, limit: int) -> tuple[int, list[pb.Mutation]]:
-        """The epoch, and the oldest edits that the service has not answered."""
-        return self._file.run(partial(replica_edits.to_push, limit), begin="BEGIN")
+        """The epoch, and the oldest edits that the service has not answered; they count as on
+        their way from now on."""
+        return self._file.run(partial(replica_edits.to_push, limit))
+
+    def edits_wait(self) -> bool:
+        """Whether the service has not answered all edits."""
+        return bool(self._read("SELECT last_sequence > answered FROM place")[0][0])
 
     def answered(self, results: Sequence[pb.MutationResult], next_sequence: int) -> None:
         """The service's answer to a push. Takes no edit off the display: a checkpoint does."""

@@ -12,6 +12,7 @@ CREATE TABLE place (
     checkpoint_at INTEGER,                      -- milliseconds since 1970, by the device's clock
     epoch INTEGER NOT NULL,                     -- under which number edits are counted
     last_sequence INTEGER NOT NULL DEFAULT 0,   -- the last edit that was made
+    pushed INTEGER NOT NULL DEFAULT 0,          -- the last edit that was ever on its way
     answered INTEGER NOT NULL DEFAULT 0,        -- the last edit that the service answered
     mark INTEGER NOT NULL DEFAULT 0,            -- the last edit that the copy holds
     loads INTEGER NOT NULL DEFAULT 0,           -- how often everything was loaded

@@ -33,10 +33,13 @@ _PRUNE = (
 )
 RESCUE = (
     "SELECT e.epoch, e.sequence, e.collection, e.store_id, e.record_id, e.kind, e.base_version,"
-    " e.body, e.edit_id, e.made_at, p.last_sequence, p.mark, p.answered FROM edit e"
+    " e.body, e.edit_id, e.made_at, p.last_sequence, p.pushed, p.mark, p.answered FROM edit e"
     " JOIN place p ON p.epoch = e.epoch WHERE e.sequence = ?"
 )
-RESCUE_IDS = "SELECT sequence FROM edit WHERE sequence > (SELECT mark FROM place) ORDER BY sequence"
+RESCUE_IDS = (
+    "SELECT sequence FROM edit WHERE epoch = (SELECT epoch FROM place)"
+    " AND sequence > (SELECT min(mark, answered) FROM place) ORDER BY sequence"
+)
 
 
 def layers(cursor: Cursor, collection: str, record_id: str) -> dict[str, list[Layer]]:
@@ -56,7 +59,12 @@ def append(cursor: Cursor, row: Sequence[Any]) -> int:
 
 
 def to_push(limit: int, cursor: Cursor) -> tuple[int, list[pb.Mutation]]:
+    """The epoch, and the oldest edits without an answer; that they are on their way is on the disk
+    before they are."""
     (epoch,) = cursor.execute("SELECT epoch FROM place").fetchone()
+    rows = cursor.execute(_WAITING, (limit,)).fetchall()
+    if rows:
+        cursor.execute("UPDATE place SET pushed = max(pushed, ?)", (rows[-1][0],))
     return epoch, [
         pb.Mutation(
             sequence=row[0],
@@ -68,7 +76,7 @@ def to_push(limit: int, cursor: Cursor) -> tuple[int, list[pb.Mutation]]:
             body=row[6],
             mutation_id=row[7],
         )
-        for row in cursor.execute(_WAITING, (limit,))
+        for row in rows
     ]
 
 
@@ -89,15 +97,16 @@ def answered(results: Sequence[pb.MutationResult], next_sequence: int, cursor: C
     if not results and not there:
         renumber(cursor)
         return
-    cursor.execute("UPDATE place SET answered = min(?, last_sequence)", (next_sequence - 1,))
+    last = results[-1].sequence if results else next_sequence - 1
+    cursor.execute("UPDATE place SET answered = ?", (last,))
 
 
 def renumber(cursor: Cursor) -> None:
-    """Counts what the copy does not hold yet as the edits of another device's copy would be."""
-    epoch, mark = cursor.execute("SELECT epoch, mark FROM place").fetchone()
+    """Counts what has no answer as the edits of another device would be: the numbers were used."""
+    epoch, last = cursor.execute("SELECT epoch, answered FROM place").fetchone()
     waiting = cursor.execute(
         "SELECT sequence FROM edit WHERE epoch = ? AND sequence > ? ORDER BY sequence",
-        (epoch, mark),
+        (epoch, last),
     ).fetchall()
     fresh = mint_epoch()
     cursor.executemany(
@@ -105,7 +114,7 @@ def renumber(cursor: Cursor) -> None:
         [(fresh, number, epoch, old) for number, (old,) in enumerate(waiting, start=1)],
     )
     cursor.execute(
-        "UPDATE place SET epoch = ?, last_sequence = ?, answered = 0, mark = 0",
+        "UPDATE place SET epoch = ?, last_sequence = ?, pushed = 0, answered = 0, mark = 0",
         (fresh, len(waiting)),
     )
 
@@ -115,14 +124,14 @@ def rescue(rows: Sequence[tuple[Any, ...]], cursor: Cursor) -> int:
     the service has are known to it. A file that has counted itself since gives them new ones."""
     if not rows:
         return 0
-    epoch, last_sequence, mark, given = rows[0][0], *rows[0][-3:]
+    epoch, last_sequence, pushed, mark, given = rows[0][0], *rows[0][-4:]
     if cursor.execute("SELECT last_sequence FROM place").fetchone() != (0,):
         for row in rows:
             append(cursor, row[2:10])
         return len(rows)
     cursor.execute(
-        "UPDATE place SET epoch = ?, last_sequence = ?, mark = ?, answered = ?",
-        (epoch, max(last_sequence, rows[-1][1]), mark, min(given, rows[0][1] - 1)),
+        "UPDATE place SET epoch = ?, last_sequence = ?, pushed = ?, mark = ?, answered = ?",
+        (epoch, max(last_sequence, rows[-1][1]), pushed, mark, min(given, rows[0][1] - 1)),
     )
     cursor.executemany(_INSERT, [row[:10] for row in rows])
     return len(rows)

@@ -219,14 +219,16 @@ class _Receiving:
         )
 
     def _move_mark(self, checkpoint: pb.Checkpoint) -> None:
-        """How far this device's edits are in the copy. A service that was restored may say less
-        than before: then they are shown, and pushed, again."""
+        """How far this device's edits are in the copy. What was never on its way cannot be in it:
+        such a number was used by somebody else (a cloned disk), and the push will find out. A
+        service that was restored may say less than before: then they are shown, and pushed, again.
+        """
         epoch, everything = self.cursor.execute("SELECT epoch, everything FROM place").fetchone()
         marks = {mark.epoch: mark.sequence for mark in checkpoint.marks}
         if epoch in marks or checkpoint.complete:
-            self.cursor.execute("UPDATE place SET mark = ?", (marks.get(epoch, 0),))
-        answered = "mark" if everything else "max(answered, mark)"
-        self.cursor.execute(f"UPDATE place SET answered = {answered}")  # noqa: S608 -- one of two words
+            self.cursor.execute("UPDATE place SET mark = min(?, pushed)", (marks.get(epoch, 0),))
+        if everything:
+            self.cursor.execute("UPDATE place SET answered = min(answered, mark)")
 
     def _mismatched(self, checkpoint: pb.Checkpoint) -> list[str]:
         held = {

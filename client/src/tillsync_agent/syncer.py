@@ -90,8 +90,7 @@ class Syncer:
             waiting, held = await loop.run_in_executor(self._outbox_worker, self._outbox.backlog)
             if waiting > held:
                 return True
-            _, edits = await loop.run_in_executor(worker, replica.edits_to_push, 1)
-            return bool(edits)
+            return await loop.run_in_executor(worker, replica.edits_wait)
 
         return Puller(
             replica,

@@ -530,13 +530,13 @@ class PushResponse(_message.Message):
     NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
     HISTORY_ID_FIELD_NUMBER: _builtins.int
     next_sequence: _builtins.int
-    """The number that the service expects next in this epoch."""
+    """From which number on to push next."""
     history_id: _builtins.str
     """Which history the versions belong to."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutationResult]:
-        """One result per edit, in order. None at all if the edits begin after next_sequence: the service
-        lacks what comes before.
+        """One result per edit, in order, up to the first whose number was used for another edit. None at
+        all if the edits begin after next_sequence: the service lacks what comes before.
         """
 
     def __init__(

@@ -76,8 +76,8 @@ class SyncServiceServicer:
         Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
         the first outcomes again.
         Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-        MUTATION_REUSED, a number was used for another edit (a cloned disk): number the waiting edits
-        anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+        MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
+        without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

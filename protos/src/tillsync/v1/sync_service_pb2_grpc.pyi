@@ -53,8 +53,8 @@ class SyncServiceStub:
     Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
     the first outcomes again.
     Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-    MUTATION_REUSED, a number was used for another edit (a cloned disk): number the waiting edits
-    anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+    MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
+    without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
     """
 
 @_typing.type_check_only
@@ -82,8 +82,8 @@ class SyncServiceAsyncStub(SyncServiceStub):
     Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
     the first outcomes again.
     Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-    MUTATION_REUSED, a number was used for another edit (a cloned disk): number the waiting edits
-    anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+    MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
+    without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
     """
 
 class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -120,8 +120,8 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
         the first outcomes again.
         Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-        MUTATION_REUSED, a number was used for another edit (a cloned disk): number the waiting edits
-        anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+        MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
+        without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
         """
 
 def add_SyncServiceServicer_to_server(servicer: SyncServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

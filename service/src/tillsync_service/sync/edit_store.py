@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,16 @@ from tillsync_service.foundation.db import Database, Row, Transaction, statement
 from tillsync_service.foundation.errors import NotFound, StateForbids
 from tillsync_service.foundation.identity import Device
 from tillsync_service.sync.bodies import DIGEST_MODULUS, record_hash
-from tillsync_service.sync.edits import Conflict, Edit, Judgement, Known, RecordKey, Result, judge
+from tillsync_service.sync.edits import (
+    Conflict,
+    Edit,
+    Judgement,
+    Known,
+    RecordKey,
+    Result,
+    Setting,
+    judge,
+)
 from tillsync_service.sync.store import LOCK_HEAD
 
 _SQL = statements("tillsync_service.sync")
@@ -56,6 +66,8 @@ class EditStore:
                 return Receipt(place["history_id"], last + 1, ())
             known = [edit for edit in edits if edit.sequence <= last]
             results = await _first_results(transaction, device, epoch, known)
+            if len(results) < len(known):
+                return Receipt(place["history_id"], known[len(results)].sequence, results)
             fresh = edits[len(known) :]
             if fresh:
                 results += await self._apply(transaction, device, epoch, fresh, place)
@@ -76,14 +88,14 @@ class EditStore:
         names = sorted({edit.key[0] for edit in edits})
         policies = await transaction.fetch(_SQL["policies"], tenant_id, names)
         known = await known_records(transaction, tenant_id, {edit.key for edit in edits})
-        judgement = judge(
-            edits,
-            device.device_id,
+        setting = Setting(
+            device_id=device.device_id,
+            store_id=place["store_id"],  # as of now, whatever the token says
             head=place["position"],
             horizon=place["horizon"],
             policies={row["name"]: row["policy"] for row in policies},
-            known=known,
         )
+        judgement = judge(edits, setting, known)
         # A version for the news that these edits are dealt with, also where they changed nothing.
         judgement.head += 1
         await write_records(transaction, tenant_id, judgement.records, known)
@@ -144,23 +156,26 @@ async def known_records(
 async def _first_results(
     transaction: Transaction, device: Device, epoch: int, edits: Sequence[Edit]
 ) -> list[Result]:
-    """What became of edits that were dealt with before."""
+    """What became of edits that were dealt with before, up to the first whose number was used for
+    another edit. Raises StateForbids when that is the first of all."""
     if not edits:
         return []
     span = (edits[0].sequence, edits[-1].sequence)
     rows = await transaction.fetch(
         _SQL["results"], device.tenant_id, device.device_id, epoch, *span
     )
-    for edit, row in zip(edits, rows, strict=True):
-        if row["digest"] != edit.digest:
-            raise StateForbids(
-                f"Number {edit.sequence} of epoch {epoch} was used for another edit; number the "
-                "waiting ones anew under a new epoch.",
-                reason=ErrorReason.ERROR_REASON_MUTATION_REUSED,
-            )
+    same = list(
+        takewhile(lambda pair: pair[0].digest == pair[1]["digest"], zip(edits, rows, strict=True))
+    )
+    if not same:
+        raise StateForbids(
+            f"Number {edits[0].sequence} of epoch {epoch} was used for another edit; number the "
+            "waiting ones anew under a new epoch.",
+            reason=ErrorReason.ERROR_REASON_MUTATION_REUSED,
+        )
     return [
         Result(row["outcome"], row["version"], row["reason"], row["field"], row["description"])
-        for row in rows
+        for _, row in same
     ]
 
 

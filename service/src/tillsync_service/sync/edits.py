@@ -14,6 +14,7 @@ from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation.errors import reason_name
 from tillsync_service.sync import bodies
 from tillsync_service.sync.bodies import NotStorable
+from tillsync_service.sync.scopes import TENANT
 
 RecordKey: TypeAlias = tuple[str, UUID, str]
 """Collection, scope and id."""
@@ -22,6 +23,8 @@ _STALE = reason_name(ErrorReason.ERROR_REASON_BASE_STALE)
 _GONE = reason_name(ErrorReason.ERROR_REASON_RECORD_GONE)
 _NOT_STORABLE = reason_name(ErrorReason.ERROR_REASON_RECORD_NOT_STORABLE)
 _UNKNOWN = reason_name(ErrorReason.ERROR_REASON_COLLECTION_UNKNOWN)
+
+_NOT_ITS_STORE = reason_name(ErrorReason.ERROR_REASON_PERMISSION_DENIED)
 
 # What a policy makes of an edit on a stale base.
 _OUTCOMES = {"server_wins": "lost", "arrival_wins": "won", "manual": "parked"}
@@ -104,22 +107,27 @@ class NotApplicable(Exception):
         self.result = Result(outcome, 0, reason, field, description)
 
 
-def judge(
-    edits: Iterable[Edit],
-    device_id: UUID,
-    *,
-    head: int,
-    horizon: int,
-    policies: Mapping[str, str],
-    known: Mapping[RecordKey, Known],
-) -> Judgement:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What edits are judged by: who made them, where that device stands, where the records stand,
+    and each collection's policy."""
+
+    device_id: UUID
+    store_id: UUID
+    head: int
+    horizon: int
+    policies: Mapping[str, str]
+
+
+def judge(edits: Iterable[Edit], setting: Setting, known: Mapping[RecordKey, Known]) -> Judgement:
     """What becomes of the edits of one device, in their order, on records as `known`."""
-    judgement = Judgement(head)
+    judgement = Judgement(setting.head)
+    device_id = setting.device_id
     for edit in edits:
         met = judgement.records.get(edit.key) or known.get(edit.key)
         met_body = met.body if met else None
         try:
-            outcome = _decided(edit, met, device_id, policies.get(edit.key[0]), horizon)
+            outcome = _decided(edit, met, setting)
             body = applied(edit.kind, edit.body, met_body, edit.key[2])
         except NotApplicable as refusal:
             result = refusal.result
@@ -174,21 +182,24 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value <= _MOST
 
 
-def _decided(
-    edit: Edit, met: Known | None, device_id: UUID, policy: str | None, horizon: int
-) -> str:
+def _decided(edit: Edit, met: Known | None, setting: Setting) -> str:
     """The outcome, if the edit can be applied at all. Raises NotApplicable."""
+    policy = setting.policies.get(edit.key[0])
+    if edit.key[1] not in {TENANT, setting.store_id}:
+        raise NotApplicable(
+            "rejected", _NOT_ITS_STORE, "store_id", "The device does not belong to this store."
+        )
     if policy is None:
         raise NotApplicable(
             "rejected", _UNKNOWN, "collection", f"There is no collection {edit.key[0]!r}."
         )
-    if _is_fresh(edit, met, device_id):
+    if _is_fresh(edit, met, setting.device_id):
         return "applied"
     outcome = _OUTCOMES[policy]
     if met is None or met.body is None:
         # Deleted after the device had it: only a whole new one can follow it, and only while its
         # deletion is known.
-        is_known = met is not None and edit.base_version >= horizon
+        is_known = met is not None and edit.base_version >= setting.horizon
         if edit.kind != "put" or outcome == "lost" or not is_known:
             raise NotApplicable(
                 "lost", _GONE, "record_id", f"The record {edit.key[2]!r} was deleted meanwhile."

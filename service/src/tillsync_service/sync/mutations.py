@@ -5,8 +5,7 @@ import hashlib
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation import fields, limits
-from tillsync_service.foundation.errors import InvalidRequest, PermissionDenied
-from tillsync_service.foundation.identity import Device
+from tillsync_service.foundation.errors import InvalidRequest
 from tillsync_service.sync import scopes
 from tillsync_service.sync.edits import Edit
 
@@ -20,9 +19,9 @@ _MOST = 2**63 - 1
 _DIGEST_BYTES = 16
 
 
-def edits_of(request: pb.PushRequest, device: Device) -> list[Edit]:
-    """The edits of a request. What is wrong with the request as a whole is raised, as
-    InvalidRequest or PermissionDenied; what is wrong with a value becomes that edit's outcome."""
+def edits_of(request: pb.PushRequest) -> list[Edit]:
+    """The edits of a request. What no agent sends is raised, as InvalidRequest; what is wrong with
+    an edit that somebody made becomes its outcome."""
     if request.epoch <= 0:
         raise InvalidRequest("epoch", "A positive number.")
     if not 1 <= len(request.mutations) <= limits.MAX_MUTATIONS:
@@ -30,10 +29,10 @@ def edits_of(request: pb.PushRequest, device: Device) -> list[Edit]:
     first = request.mutations[0].sequence
     if not 1 <= first <= _MOST - limits.MAX_MUTATIONS:
         raise InvalidRequest("mutations[0].sequence", "Numbers begin at 1.")
-    return [_edit(place, first, m, device) for place, m in enumerate(request.mutations)]
+    return [_edit(place, first, m) for place, m in enumerate(request.mutations)]
 
 
-def _edit(place: int, first: int, mutation: pb.Mutation, device: Device) -> Edit:
+def _edit(place: int, first: int, mutation: pb.Mutation) -> Edit:
     at = f"mutations[{place}]"
     if mutation.sequence != first + place:
         raise InvalidRequest(
@@ -51,8 +50,6 @@ def _edit(place: int, first: int, mutation: pb.Mutation, device: Device) -> Edit
         )
     fields.text(f"{at}.mutation_id", mutation.mutation_id, limits.MAX_MUTATION_ID_CHARACTERS)
     scope = scopes.of_wire(f"{at}.store_id", mutation.store_id)
-    if scope not in {scopes.TENANT, device.store_id}:
-        raise PermissionDenied("A device edits records of its own store or of the whole tenant.")
     key = (
         fields.text(f"{at}.collection", mutation.collection, limits.MAX_COLLECTION_CHARACTERS),
         scope,

@@ -185,7 +185,7 @@ ORDER BY name
 -- Where the records stand and how far this device's edits are dealt with, for whoever holds the
 -- head row: a statement of its own after the lock (the order rule).
 SELECT
-    h.position, h.horizon, h.history_id,
+    h.position, h.horizon, h.history_id, d.store_id,
     coalesce(
         (
             SELECT p.last_sequence

@@ -41,6 +41,6 @@ class SyncServicer(SyncServiceServicer):
         context: ServicerContext[pb.PushRequest, pb.PushResponse],
     ) -> pb.PushResponse:
         device = identity.current_device()
-        edits = mutations.edits_of(request, device)
+        edits = mutations.edits_of(request)
         receipt = await self._edits.push(device, request.epoch, edits)
         return wire.push_response(edits[0].sequence, receipt)
