@@ -16,9 +16,11 @@ from support.everything import fill
 from support.polling import eventually
 from support.service import Caller, kept_in_order
 from tillsync.v1 import admin_service_pb2 as admin_pb
+from tillsync.v1 import books_service_pb2 as books_pb
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1 import record_service_pb2 as record_pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+from tillsync.v1.books_service_pb2_grpc import BooksServiceStub, add_BooksServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import (
     DeviceServiceStub,
     add_DeviceServiceServicer_to_server,
@@ -32,6 +34,8 @@ from tillsync.v1.record_service_pb2_grpc import (
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.app import App, utc_now
+from tillsync_service.books.books_servicer import BooksServicer
+from tillsync_service.books.books_store import BooksStore
 from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
@@ -110,17 +114,20 @@ class Fleet:
 
 
 class OperatorAt:
-    """AdminService and RecordService with a token."""
+    """AdminService, RecordService and BooksService with a token."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
         metadata = (("authorization", f"Bearer {token}"),)
         self.stub = AdminServiceStub(_WithMetadata(channel, metadata))
         self.records = RecordServiceStub(_WithMetadata(channel, metadata))
+        self.books = BooksServiceStub(_WithMetadata(channel, metadata))
 
     async def call(self, method: str, **fields: object):
-        in_admin = hasattr(admin_pb, f"{method}Request")
-        messages, stub = (admin_pb, self.stub) if in_admin else (record_pb, self.records)
-        return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields))
+        services = ((admin_pb, self.stub), (record_pb, self.records), (books_pb, self.books))
+        for messages, stub in services:
+            if hasattr(messages, f"{method}Request"):
+                return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields))
+        raise AssertionError(method)
 
     async def import_records(
         self, settings: Mapping[str, object], *messages: Mapping[str, str]
@@ -247,6 +254,7 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
     add_ReconcileServiceServicer_to_server(
         ReconcileServicer(ReconcileStore(database), utc_now), server
     )
+    add_BooksServiceServicer_to_server(BooksServicer(BooksStore(database)), server)
     add_IngestServiceServicer_to_server(
         IngestServicer(GroupCommit(IngestStore(database)), utc_now), server
     )

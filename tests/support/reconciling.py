@@ -31,8 +31,8 @@ EPOCH = 7  # that of builders.an_event
 class ReconcilingTill(Caller):
     """A device that offers events and asks whether all are there."""
 
-    def __init__(self, address: str, device: Device) -> None:
-        super().__init__(address, ids_as_token(device))
+    def __init__(self, address: str, device: Device, token: str = "") -> None:
+        super().__init__(address, token or ids_as_token(device))
         self.device = device
         self._reconciling = ReconcileServiceStub(self.channel)
 

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tillsync.v1 import (
     admin_service_pb2,
+    books_service_pb2,
     device_service_pb2,
     ingest_service_pb2,
     reconcile_service_pb2,
@@ -26,6 +27,7 @@ from tillsync.v1 import (
     sync_service_pb2,
 )
 from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tillsync.v1.books_service_pb2_grpc import add_BooksServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
 from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
@@ -33,6 +35,8 @@ from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_ser
 from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
+from tillsync_service.books.books_servicer import BooksServicer
+from tillsync_service.books.books_store import BooksStore
 from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings, SettingsError
@@ -68,6 +72,7 @@ SERVICES = tuple(
         (device_service_pb2, "DeviceService"),
         (admin_service_pb2, "AdminService"),
         (reconcile_service_pb2, "ReconcileService"),
+        (books_service_pb2, "BooksService"),
         (sync_service_pb2, "SyncService"),
         (record_service_pb2, "RecordService"),
     )
@@ -161,6 +166,7 @@ class App:
         add_ReconcileServiceServicer_to_server(
             ReconcileServicer(ReconcileStore(office), utc_now), self._server
         )
+        add_BooksServiceServicer_to_server(BooksServicer(BooksStore(office)), self._server)
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -1,15 +1,14 @@
 """AdminService: parse, call, render."""
 
 from collections.abc import Callable
-from uuid import UUID
 
 from grpc.aio import ServicerContext
 
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceServicer
-from tillsync_service.admin import pages, wire
+from tillsync_service.admin import wire
 from tillsync_service.admin.store import AdminStore
-from tillsync_service.foundation import fields, identity, limits
+from tillsync_service.foundation import fields, identity, limits, pages
 from tillsync_service.foundation.codes import code_hash, new_code
 
 
@@ -48,7 +47,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.DeleteTenantRequest,
         context: ServicerContext[pb.DeleteTenantRequest, pb.DeleteTenantResponse],
     ) -> pb.DeleteTenantResponse:
-        removed = await self._store.delete_tenant(_managed(request.tenant_id))
+        removed = await self._store.delete_tenant(identity.managed_tenant(request.tenant_id))
         return pb.DeleteTenantResponse(events_removed=removed)
 
     async def CreateStore(
@@ -56,7 +55,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.CreateStoreRequest,
         context: ServicerContext[pb.CreateStoreRequest, pb.CreateStoreResponse],
     ) -> pb.CreateStoreResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         code = fields.text("code", request.code, limits.MAX_STORE_CODE_CHARACTERS)
         name = fields.text("name", request.name, limits.MAX_NAME_CHARACTERS)
         row = await self._store.create_store(tenant_id, code, name)
@@ -67,7 +66,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.ListStoresRequest,
         context: ServicerContext[pb.ListStoresRequest, pb.ListStoresResponse],
     ) -> pb.ListStoresResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         asked = pages.asked(request.page_size, request.page_token)
         page = await self._store.list_stores(tenant_id, asked)
         return pb.ListStoresResponse(
@@ -79,7 +78,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.CreateEnrolmentCodeRequest,
         context: ServicerContext[pb.CreateEnrolmentCodeRequest, pb.CreateEnrolmentCodeResponse],
     ) -> pb.CreateEnrolmentCodeResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         store_id = fields.uuid("store_id", request.store_id)
         valid_for = request.valid_for if request.HasField("valid_for") else None
         seconds = wire.code_valid_seconds(valid_for)
@@ -94,7 +93,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.ListDevicesRequest,
         context: ServicerContext[pb.ListDevicesRequest, pb.ListDevicesResponse],
     ) -> pb.ListDevicesResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         store_id = fields.uuid("store_id", request.store_id) if request.store_id else None
         asked = pages.asked(request.page_size, request.page_token)
         page = await self._store.list_devices(tenant_id, store_id, asked)
@@ -107,7 +106,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.RevokeDeviceRequest,
         context: ServicerContext[pb.RevokeDeviceRequest, pb.RevokeDeviceResponse],
     ) -> pb.RevokeDeviceResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         device_id = fields.uuid("device_id", request.device_id)
         row = await self._store.revoke_device(tenant_id, device_id)
         return pb.RevokeDeviceResponse(device=wire.device(row))
@@ -117,7 +116,7 @@ class AdminServicer(AdminServiceServicer):
         request: pb.ClearSuspicionRequest,
         context: ServicerContext[pb.ClearSuspicionRequest, pb.ClearSuspicionResponse],
     ) -> pb.ClearSuspicionResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         device_id = fields.uuid("device_id", request.device_id)
         row = await self._store.clear_suspicion(tenant_id, device_id)
         return pb.ClearSuspicionResponse(device=wire.device(row))
@@ -127,16 +126,8 @@ class AdminServicer(AdminServiceServicer):
         request: pb.MoveDeviceRequest,
         context: ServicerContext[pb.MoveDeviceRequest, pb.MoveDeviceResponse],
     ) -> pb.MoveDeviceResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         device_id = fields.uuid("device_id", request.device_id)
         store_id = fields.uuid("store_id", request.store_id)
         row = await self._store.move_device(tenant_id, device_id, store_id)
         return pb.MoveDeviceResponse(device=wire.device(row))
-
-
-def _managed(tenant_id: str) -> UUID:
-    """The tenant that a request names. Raises InvalidRequest, or PermissionDenied unless this
-    operator may manage it."""
-    parsed = fields.uuid("tenant_id", tenant_id)
-    identity.current_operator().must_manage(parsed)
-    return parsed

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
-from tillsync_service.admin.pages import Asked, Page, page
 from tillsync_service.foundation.db import Database, DataRefused, Role, Row, Transaction, statements
 from tillsync_service.foundation.errors import AlreadyExists, NotFound, StateForbids
+from tillsync_service.foundation.pages import Asked, Page, page
 
 _SQL = statements("tillsync_service.admin")
 

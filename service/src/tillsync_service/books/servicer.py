@@ -1,4 +1,4 @@
-"""ReconcileService and BooksService: parse, call, render."""
+"""ReconcileService: parse, call, render."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -18,12 +18,16 @@ from tillsync_service.foundation.identity import Device
 
 _SQL = statements("tillsync_service.books")
 
-# Rides in the opening round trip. It keeps the tenant: who deletes it waits, and finds the claims.
-_KEEP_TENANT = "SELECT FROM tillsync.tenant WHERE tenant_id = '{tenant}' FOR KEY SHARE"
 _BOOK_COLUMNS = 5
 _CLOSING_COLUMNS = 4
 _SPAN_COLUMNS = 3
 _LAST_NUMBER = 2**63 - 2
+
+
+def keep_tenant(tenant_id: UUID) -> str:
+    """For the opening round trip: it keeps the tenant. Who deletes it waits, and finds what was
+    written."""
+    return f"SELECT FROM tillsync.tenant WHERE tenant_id = '{tenant_id}' FOR KEY SHARE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class ReconcileStore:
         """Writes the claims and the closings down, committed, and returns what is held.
 
         Raises NotFound for a tenant or device that is gone, Unavailable."""
-        keep = _KEEP_TENANT.format(tenant=device.tenant_id)
+        keep = keep_tenant(device.tenant_id)
         async with self._database.transaction(device.tenant_id, then=keep) as transaction:
             return await _Reconciliation(transaction, device).run(claims)
 

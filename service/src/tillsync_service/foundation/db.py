@@ -226,10 +226,10 @@ def _database_errors() -> Iterator[None]:
 _STATEMENT = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def statements(package: str) -> dict[str, str]:
-    """The statements of `package`'s queries.sql by name: each begins with `-- name: <name>`, and
+def statements(package: str, file: str = "queries.sql") -> dict[str, str]:
+    """The statements of a file of `package` by name: each begins with `-- name: <name>`, and
     the comment lines under it say why it is as it is.
     """
-    text = files(package).joinpath("queries.sql").read_text(encoding="utf-8")
+    text = files(package).joinpath(file).read_text(encoding="utf-8")
     parts: Sequence[str] = _STATEMENT.split(text)
     return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))

@@ -4,6 +4,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
+from tillsync_service.foundation import fields
 from tillsync_service.foundation.db import FastUUID
 from tillsync_service.foundation.errors import PermissionDenied
 
@@ -60,3 +61,11 @@ def current_operator() -> Operator:
     if not isinstance(caller, Operator):
         raise PermissionDenied("This call is for operators.")
     return caller
+
+
+def managed_tenant(tenant_id: str) -> UUID:
+    """The tenant that an operator's request names in `tenant_id`. Raises InvalidRequest, or
+    PermissionDenied unless this operator may manage it."""
+    parsed = fields.uuid("tenant_id", tenant_id)
+    current_operator().must_manage(parsed)
+    return parsed

@@ -124,6 +124,10 @@ MAX_DISPOSITIONS = 1_000
 MAX_SPAN_NUMBERS = 1_000_000
 # In spans of so many numbers each number is explained that is not part of the history.
 MAX_EXPLAINED_SPAN = 128
+# What an operator is shown of one device: the lowest spans, the latest days.
+MAX_LISTED_HOLES = 100
+MAX_LISTED_DAYS = 100
+MAX_REASON_CHARACTERS = 500
 # What is read of a device's quarantine in one call.
 MAX_QUARANTINED_READ = 1_000
 MAX_QUARANTINED_BYTES = 4 * 1024 * 1024

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 from grpc.aio import ServicerContext
 
 from tillsync.v1 import record_service_pb2 as pb
 from tillsync.v1.record_service_pb2_grpc import RecordServiceServicer
-from tillsync_service.foundation import fields, identity, limits
+from tillsync_service.foundation import identity, limits
 from tillsync_service.sync import imports, record_wire, scopes
 from tillsync_service.sync.record_store import OperatorStore
 from tillsync_service.sync.store import RecordStore
@@ -27,7 +26,7 @@ class RecordServicer(RecordServiceServicer):
         request: pb.DefineCollectionRequest,
         context: ServicerContext[pb.DefineCollectionRequest, pb.DefineCollectionResponse],
     ) -> pb.DefineCollectionResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         wanted = record_wire.definition(request.collection)
         row = await self._store.define_collection(tenant_id, wanted)
         return pb.DefineCollectionResponse(
@@ -39,7 +38,9 @@ class RecordServicer(RecordServiceServicer):
         request: pb.ListCollectionsRequest,
         context: ServicerContext[pb.ListCollectionsRequest, pb.ListCollectionsResponse],
     ) -> pb.ListCollectionsResponse:
-        rows, digests = await self._store.list_collections(_managed(request.tenant_id))
+        rows, digests = await self._store.list_collections(
+            identity.managed_tenant(request.tenant_id)
+        )
         return pb.ListCollectionsResponse(collections=record_wire.totals(rows, digests))
 
     async def ImportRecords(
@@ -65,7 +66,7 @@ class RecordServicer(RecordServiceServicer):
         request: pb.GetRecordRequest,
         context: ServicerContext[pb.GetRecordRequest, pb.GetRecordResponse],
     ) -> pb.GetRecordResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         scope = scopes.of_wire("store_id", request.store_id)
         collection = record_wire.collection_name("collection", request.collection)
         record_id = record_wire.record_id("record_id", request.record_id)
@@ -79,7 +80,7 @@ class RecordServicer(RecordServiceServicer):
         request: pb.ListConflictsRequest,
         context: ServicerContext[pb.ListConflictsRequest, pb.ListConflictsResponse],
     ) -> pb.ListConflictsResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         size = record_wire.page_size(request.page_size)
         rows = await self._store.list_conflicts(
             tenant_id, after=request.after, limit=size + 1, open_only=request.open_only
@@ -93,7 +94,7 @@ class RecordServicer(RecordServiceServicer):
         request: pb.GetConflictRequest,
         context: ServicerContext[pb.GetConflictRequest, pb.GetConflictResponse],
     ) -> pb.GetConflictResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         row, present = await self._store.conflict(tenant_id, request.conflict_id)
         return pb.GetConflictResponse(
             conflict=record_wire.conflict(row),
@@ -106,16 +107,8 @@ class RecordServicer(RecordServiceServicer):
         request: pb.ResolveConflictRequest,
         context: ServicerContext[pb.ResolveConflictRequest, pb.ResolveConflictResponse],
     ) -> pb.ResolveConflictResponse:
-        tenant_id = _managed(request.tenant_id)
+        tenant_id = identity.managed_tenant(request.tenant_id)
         choice = record_wire.choice(request.choice)
         actor = identity.current_operator().label
         row = await self._store.resolve(tenant_id, request.conflict_id, choice, actor)
         return pb.ResolveConflictResponse(conflict=record_wire.conflict(row))
-
-
-def _managed(tenant_id: str) -> UUID:
-    """The tenant that a request names. Raises InvalidRequest, or PermissionDenied unless this
-    operator may manage it."""
-    parsed = fields.uuid("tenant_id", tenant_id)
-    identity.current_operator().must_manage(parsed)
-    return parsed

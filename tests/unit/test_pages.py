@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tillsync_service.admin import pages, wire
-from tillsync_service.foundation import fields
+from tillsync_service.admin import wire
+from tillsync_service.foundation import fields, pages
 from tillsync_service.foundation.errors import InvalidRequest
 
 

@@ -1,0 +1,514 @@
+"""An operator asks: is anything missing, from whom, since when, and why?"""
+
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+
+from support.builders import BUSINESS_DAY, an_event
+from support.reconciling import EPOCH, ReconcilingTill, a_book, a_day, spans_of
+from support.service import failure_of
+from tillsync.v1 import books_service_pb2 as pb
+from tillsync.v1 import reconcile_service_pb2 as reconcile_pb
+from tillsync.v1.books_service_pb2_grpc import BooksServiceStub
+
+A_UUID = str(uuid4())
+NEXT_DAY = "2026-11-23"
+
+
+class Shop:
+    """A tenant with one store and its operator; made by `a_shop`."""
+
+    def __init__(self, fleet, request):
+        self.fleet = fleet
+        self.tenant_id, self.store_id = request.tenant_id, request.store_id
+        self.operator = fleet.operator()
+        self.tills = []
+
+    async def a_till(self, name="till 1", store_id=None):
+        ids = {"tenant_id": self.tenant_id, "store_id": store_id or self.store_id}
+        code = (await self.operator.call("CreateEnrolmentCode", **ids)).code
+        enrolled = self.fleet.till()
+        await enrolled.enrol(code, name)
+        token = (await enrolled.issue()).access_token
+        till = ReconcilingTill(self.fleet.address, self.fleet.caller_of(token), token)
+        self.tills.append(till)
+        return till
+
+    async def missing(self, **fields):
+        return await self.operator.call("ListMissing", tenant_id=self.tenant_id, **fields)
+
+    async def waive(self, till, **fields):
+        fields = {"reason": "the disk broke", **fields}
+        answer = await self.operator.call(
+            "Waive", tenant_id=self.tenant_id, device_id=id_of(till), **fields
+        )
+        return answer.waiver
+
+    async def day(self, day=BUSINESS_DAY):
+        answer = await self.operator.call(
+            "ListDay", tenant_id=self.tenant_id, store_id=self.store_id, business_day=day
+        )
+        return {device.device_name: device for device in answer.devices}
+
+
+async def a_shop(fleet):
+    return Shop(fleet, await fleet.a_store())
+
+
+@pytest.fixture
+async def shop(fleet):
+    shop = await a_shop(fleet)
+    yield shop
+    for till in shop.tills:
+        await till.channel.close()
+
+
+@pytest.fixture
+async def till(shop):
+    return await shop.a_till()
+
+
+def id_of(till):
+    return str(till.device.device_id)
+
+
+def sales(*numbers, **fields):
+    return [an_event(number=n, receipt=f"{n}", **fields) for n in numbers]
+
+
+def difference(day):
+    return (day.business_day, day.currency, day.missing_events, day.missing_minor)
+
+
+async def test_a_chain_that_has_everything_lists_nothing(shop, till):
+    """A shop whose sales all arrived: the operator sees an empty list, and how many tills were
+    looked at for it."""
+    events = sales(1, 2)
+    await till.offer(*events)
+    await till.reconcile(last=2, days=[a_day(*events)])
+    await shop.a_till("never sold")
+
+    answer = await shop.missing()
+
+    assert (list(answer.devices), answer.devices_examined) == ([], 2)
+    assert not answer.next_page_token
+
+
+async def test_what_is_missing_is_named_with_its_money(shop, till):
+    """Three of a till's sales never came: the operator reads whose they are, the numbers, the day
+    and the money, and when the till was last heard of."""
+    events = sales(*range(1, 8))
+    await till.offer(*(e for e in events if e.device_sequence not in {2, 3, 7}))
+    before = datetime.now(UTC) - timedelta(minutes=5)
+    await till.reconcile(last=7, days=[a_day(*events)])
+
+    (device,) = (await shop.missing()).devices
+
+    assert (device.device_id, device.device_name) == (id_of(till), "till 1")
+    assert (device.store_id, device.store_code) == (shop.store_id, "1")
+    assert device.last_heard_at.ToDatetime(UTC) > before
+    assert spans_of(device.holes) == [(2, 3), (7, 7)]
+    assert {hole.epoch for hole in device.holes} == {EPOCH}
+    assert device.missing_events == 3
+    assert list(map(difference, device.days)) == [(BUSINESS_DAY, "USD", 3, "3750")]
+    assert device.days[0].claimed_at.ToDatetime(UTC) > before
+
+
+async def test_a_hole_is_seen_although_the_till_never_claimed(shop, till):
+    """A till sends numbers 1 and 5 and dies: what lies between is missing, whatever it would have
+    said of itself."""
+    await till.offer(*sales(1, 5))
+
+    (device,) = (await shop.missing()).devices
+
+    assert (spans_of(device.holes), device.missing_events) == ([(2, 4)], 3)
+    assert device.HasField("last_heard_at")
+
+
+async def test_numbers_that_nobody_can_hold_are_counted_as_far_as_can_be(shop, till):
+    """A broken till claims as many sales as there are numbers, in three outboxes: the list says
+    so, and does not fail."""
+    most = 2**63 - 2
+    claims = [{"epoch": epoch, "last_sequence": most} for epoch in (1, 2, 3)]
+    await till.ask(reconcile_pb.ReconcileRequest(outboxes=claims))
+
+    (device,) = (await shop.missing()).devices
+
+    assert spans_of(device.holes) == [(1, most)] * 3
+    assert device.missing_events == 2**63 - 1
+
+
+async def test_a_very_holey_till_shows_its_lowest_holes(shop, till, migrator):
+    """A till with hundreds of holes fits the list: the lowest hundred, and how many numbers there
+    are in all."""
+    await till.reconcile(last=1)
+    await migrator.execute(
+        "INSERT INTO tillsync.device_progress (tenant_id, device_id, outbox_epoch, sequences)"
+        " SELECT $1, $2, 7, range_agg(int8range(2 * n, 2 * n + 1)) FROM generate_series(1, 300) n",
+        till.device.tenant_id,
+        till.device.device_id,
+    )
+
+    (device,) = (await shop.missing()).devices
+
+    assert spans_of(device.holes) == [(2 * n + 1, 2 * n + 1) for n in range(100)]
+    assert device.missing_events == 300
+
+
+async def test_every_kind_of_difference_is_listed(shop, till):
+    """Money is short in one currency and right in the other, contents differ, a day that declared
+    no date: each is a line of its own; one that agrees is none."""
+    held = sales(1, 2)
+    undeclared = sales(3, business_day="")
+    await till.offer(*held, *undeclared)
+    claim = a_day(*held)
+    claim.books.append(a_book(*sales(9, amounts=(("EUR", -500),)), currency="EUR"))
+    other_content = a_day(*sales(4), day="")
+    await till.reconcile(last=3, days=[claim, other_content])
+
+    (device,) = (await shop.missing()).devices
+
+    assert list(map(difference, device.days)) == [
+        ("", "USD", 0, "0"),
+        (BUSINESS_DAY, "EUR", 1, "-500"),
+    ]
+
+
+async def test_what_was_sold_after_a_claim_is_no_difference(shop, till):
+    """Till and head office agree, and the till sells on: until its next claim head office has more
+    than it said, and no operator is bothered. What was short stays listed."""
+    events = sales(1, 2, 3)
+    await till.offer(*events[:2])
+    await till.reconcile(last=2, days=[a_day(*events[:2])])
+    await till.offer(events[2])
+    sold_on = (await shop.missing()).devices
+    short = sales(4, 5, 6, business_day=NEXT_DAY)
+    await till.reconcile(last=3, days=[a_day(*short, day=NEXT_DAY)])
+    await till.offer(short[0])
+
+    (device,) = (await shop.missing()).devices
+
+    assert not sold_on
+    assert list(map(difference, device.days)) == [(NEXT_DAY, "USD", 2, "2500")]
+
+
+async def test_f30_a_till_whose_disk_went_back_in_time_is_named(shop, till):
+    """F30: a till was restored from an old disk image. It says less than it sent, and what it
+    counted and never sent is gone with the disk: the operator sees both."""
+    events = sales(*range(1, 6))
+    await till.offer(*events[:4])
+    await till.reconcile(last=5, days=[a_day(*events)])
+    await till.reconcile(last=2, days=[a_day(*events[:2])])
+
+    (device,) = (await shop.missing()).devices
+
+    assert spans_of(device.holes) == [(5, 5)]
+    assert list(map(difference, device.days)) == [(BUSINESS_DAY, "USD", -2, "-2500")]
+
+
+async def test_f30_two_tills_with_one_disk_lose_nothing_and_are_named(shop, till):
+    """F30: a cloned disk sells with numbers that were used before. Both sales count, the day is
+    not equal to what either of the two says, it is not closed, and the operator sees it."""
+    original, clone = sales(1, 2, 3), sales(3, key="the clone's")
+    await till.offer(*original)
+    await till.offer(*clone)
+    answer = await till.reconcile(last=3, days=[a_day(*original, close=True)])
+
+    (device,) = (await shop.missing()).devices
+
+    assert (answer.days[0].equal, answer.days[0].closed) == (False, False)
+    assert answer.days[0].books == [a_book(*original, *clone)]
+    assert not device.holes
+    assert list(map(difference, device.days)) == [(BUSINESS_DAY, "USD", -1, "-1250")]
+
+
+async def test_since_leaves_the_past_alone(shop, till, migrator):
+    """An operator who looks at this week is not shown last year: older days are left out, and the
+    holes of tills not heard of since."""
+    await till.offer(*sales(1, 3))
+    await till.reconcile(days=[a_day(*sales(1, 9)), a_day(*sales(8), day=NEXT_DAY)])
+    for table, column in (
+        ("device_progress", "changed_at"),
+        ("outbox_claim", "claimed_at"),
+        ("day_claim", "claimed_at"),
+    ):
+        await migrator.execute(f"UPDATE tillsync.{table} SET {column} = '2026-11-23 09:00Z'")
+
+    listed = {}
+    for since in ("", NEXT_DAY, "2026-11-24"):
+        devices = (await shop.missing(since=since)).devices
+        listed[since] = [([d.business_day for d in one.days], len(one.holes)) for one in devices]
+
+    assert listed == {
+        "": [([BUSINESS_DAY, NEXT_DAY], 1)],
+        NEXT_DAY: [([NEXT_DAY], 1)],
+        "2026-11-24": [],
+    }
+
+
+async def test_pages_and_stores(shop):
+    """An operator turns the pages and sees each till once, or looks at one shop only."""
+    other = await shop.operator.call("CreateStore", tenant_id=shop.tenant_id, code="2", name="B")
+    for number in range(5):
+        store_id = other.store.store_id if number == 4 else shop.store_id
+        till = await shop.a_till(f"till {number}", store_id)
+        if number != 3:
+            await till.offer(*sales(2))
+
+    seen, examined, token = [], [], ""
+    while True:
+        page = await shop.missing(page_size=2, page_token=token)
+        seen += [device.device_id for device in page.devices]
+        examined.append(page.devices_examined)
+        token = page.next_page_token
+        if not token:
+            break
+    of_other = (await shop.missing(store_id=other.store.store_id)).devices
+
+    lacking = [till for number, till in enumerate(shop.tills) if number != 3]
+    assert seen == sorted(map(id_of, lacking))
+    assert examined == [2, 2, 1]
+    assert [device.device_name for device in of_other] == ["till 4"]
+
+
+async def test_waived_numbers_are_shown_as_waived(shop, till, migrator):
+    """A till's disk broke with three sales on it. The operator says so: they are not missing any
+    more, everybody can read why and who said it, it is in the audit, and the day can be closed."""
+    events = sales(1, 5)
+    await till.offer(*events)
+    claim = a_day(*events, close=True)
+    open_day = (await till.reconcile(last=6, days=[claim])).days[0]
+
+    waiver = await shop.waive(till, span={"epoch": EPOCH, "first": 2, "last": 4})
+    (partly,) = (await shop.missing()).devices
+    await shop.waive(till, span={"epoch": EPOCH, "first": 6, "last": 6})
+    (wholly,) = (await shop.missing()).devices
+    closed_day = (await till.reconcile(last=6, days=[claim])).days[0]
+
+    assert (waiver.epoch, waiver.first, waiver.last) == (EPOCH, 2, 4)
+    assert (waiver.reason, waiver.waived_by, waiver.business_day) == ("the disk broke", "test", "")
+    assert waiver.HasField("waived_at")
+    assert (spans_of(partly.holes), list(partly.waivers)) == ([(6, 6)], [waiver])
+    assert (list(wholly.holes), wholly.missing_events, len(wholly.waivers)) == ([], 0, 2)
+    assert (open_day.closed, closed_day.closed) == (False, True)
+    rows = await migrator.fetch("SELECT * FROM tillsync.audit ORDER BY happened_at")
+    assert [(row["actor"], row["action"]) for row in rows] == [("test", "waive")] * 2
+    detail = json.loads(rows[0]["detail"])
+    assert detail.pop("waiver_id")
+    assert detail == {
+        "device_id": id_of(till),
+        "epoch": EPOCH,
+        "numbers": "[2,5)",
+        "reason": "the disk broke",
+    }
+
+
+async def test_a_waived_sale_that_comes_after_all_counts(shop, till):
+    """The broken disk was repaired: the waived sales arrive, count, and nothing is waived any
+    more."""
+    await till.offer(*sales(2))
+    await shop.waive(till, span={"epoch": EPOCH, "first": 1, "last": 1})
+
+    await till.offer(*sales(1))
+
+    assert not (await shop.missing()).devices
+
+
+async def test_a_waived_day_is_shown_as_waived(shop, till):
+    """A day's difference will never be explained, and the operator says so: it is no longer
+    missing, in the list and on the day."""
+    await till.offer(*sales(1))
+    await till.reconcile(last=1, days=[a_day(*sales(1, 2))])
+
+    waiver = await shop.waive(till, business_day=BUSINESS_DAY)
+    await shop.waive(till, business_day=NEXT_DAY)
+    (device,) = (await shop.missing()).devices
+
+    assert (waiver.epoch, waiver.first, waiver.last) == (0, 0, 0)
+    assert waiver.business_day == BUSINESS_DAY
+    assert (list(device.days), list(device.waivers)) == ([], [waiver])
+    assert (await shop.day())["till 1"].state == pb.DAY_STATE_WAIVED
+
+
+async def test_a_day_shows_every_till_of_the_store(shop):
+    """Before the shop's day is closed for good, the operator sees who closed, who is open, who was
+    closed and sold on, who is silent; a till that was revoked is not waited for."""
+    for name in ("closed", "open", "reopened", "said it sold", "silent", "revoked"):
+        await shop.a_till(name)
+    closed, opened, reopened, said, _, revoked = shop.tills
+    events = sales(1, 2)
+    await closed.offer(*events)
+    await closed.reconcile(last=2, days=[a_day(*events, close=True)])
+    await opened.offer(*sales(1))
+    first = sales(1)
+    await reopened.offer(*first)
+    await reopened.reconcile(last=1, days=[a_day(*first, close=True)])
+    await reopened.offer(*sales(2))
+    await said.reconcile(last=1, days=[a_day(*sales(1))])
+    ids = {"tenant_id": shop.tenant_id, "device_id": id_of(revoked)}
+    await shop.operator.call("RevokeDevice", **ids)
+
+    day = await shop.day()
+
+    states = {name: pb.DayState.Name(device.state) for name, device in day.items()}
+    assert states == {
+        "closed": "DAY_STATE_CLOSED",
+        "open": "DAY_STATE_OPEN",
+        "reopened": "DAY_STATE_REOPENED",
+        "said it sold": "DAY_STATE_OPEN",
+        "silent": "DAY_STATE_SILENT",
+    }
+    assert list(day["closed"].books) == [a_book(*events)]
+    assert (day["closed"].revision, day["reopened"].revision, day["open"].revision) == (1, 1, 0)
+    heard = {name for name, device in day.items() if device.HasField("last_heard_at")}
+    assert heard == {"closed", "open", "reopened", "said it sold"}
+    assert [d.device_id for d in day.values()] == sorted(d.device_id for d in day.values())
+    other_day = await shop.day(NEXT_DAY)
+    assert {device.state for device in other_day.values()} == {pb.DAY_STATE_SILENT}
+
+
+async def test_i11_a_restored_database_gets_new_histories(fleet, shop, till, migrator):
+    """The operator restored a backup and says so: every retailer's histories have new ids, tills
+    see it at their next answer, and it is in each retailer's audit."""
+    other = await a_shop(fleet)
+    before = (await till.ingest(*sales(1))).history_id
+    heads = "SELECT tenant_id, stream, history_id FROM tillsync.tenant_head"
+    old = {tuple(row) for row in await migrator.fetch(heads)}
+
+    answer = await shop.operator.call("DeclareRestored", reason="disk array failed")
+
+    new = {tuple(row) for row in await migrator.fetch(heads)}
+    assert answer.tenants == 2
+    assert not old & new
+    assert len({history_id for *_, history_id in new}) == 4
+    after = (await till.ingest(*sales(1))).history_id
+    assert after == (await till.reconcile(last=1)).history_id != before
+    rows = await migrator.fetch("SELECT * FROM tillsync.audit")
+    assert {row["tenant_id"] for row in rows} == {UUID(shop.tenant_id), UUID(other.tenant_id)}
+    for row in rows:
+        detail = json.loads(row["detail"])
+        assert (row["actor"], row["action"]) == ("test", "declare_restored")
+        assert detail["reason"] == "disk array failed"
+        ended = {UUID(history_id) for history_id in detail["ended"].values()}
+        assert ended == {h for tenant_id, _, h in old if tenant_id == row["tenant_id"]}
+
+
+# What each method needs, with ids that exist for nobody.
+REQUESTS = {
+    "ListMissing": {"tenant_id": A_UUID},
+    "ListDay": {"tenant_id": A_UUID, "store_id": A_UUID, "business_day": BUSINESS_DAY},
+    "Waive": {
+        "tenant_id": A_UUID,
+        "device_id": A_UUID,
+        "span": {"epoch": 1, "first": 1, "last": 1},
+        "reason": "x",
+    },
+    "DeclareRestored": {"reason": "x"},
+}
+
+
+def test_every_method_is_listed_here():
+    """A new method cannot be forgotten by the tests below."""
+    service = pb.DESCRIPTOR.services_by_name["BooksService"]
+    assert {method.name for method in service.methods} == set(REQUESTS)
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+async def test_an_operator_of_one_tenant_is_kept_out_of_the_others(fleet, method):
+    """A retailer's own operator neither sees nor waives what is another's, nor declares anything
+    for all."""
+    failure = await failure_of(fleet.operator(uuid4()).call(method, **REQUESTS[method]))
+
+    assert failure.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+async def test_a_till_is_no_operator(fleet, method):
+    """A till's token, or none, opens nothing of the operator's."""
+    token = (await (await fleet.an_enrolled_till()).issue()).access_token
+    request = getattr(pb, f"{method}Request")(**REQUESTS[method])
+    call = getattr(BooksServiceStub(fleet.channel), method)
+
+    as_till = await failure_of(call(request, metadata=(("authorization", f"Bearer {token}"),)))
+    as_nobody = await failure_of(call(request))
+
+    assert (as_till.reason, as_nobody.reason) == ("PERMISSION_DENIED", "TOKEN_MISSING")
+
+
+@pytest.mark.parametrize("method", [m for m in REQUESTS if "tenant_id" in REQUESTS[m]])
+async def test_what_does_not_exist_is_not_found(fleet, method):
+    """An operator who mistypes an id does not read an empty list and believe it."""
+    failure = await failure_of(fleet.operator().call(method, **REQUESTS[method]))
+
+    assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "foreign"),
+    [("ListMissing", "store_id"), ("ListDay", "store_id"), ("Waive", "device_id")],
+)
+async def test_what_is_anothers_is_as_if_it_did_not_exist(shop, fleet, migrator, method, foreign):
+    """An operator who tries the ids of another retailer learns nothing, not even that they exist,
+    and writes nothing down."""
+    theirs = (await fleet.an_enrolled_till()).identity
+    own = {**REQUESTS[method], "tenant_id": shop.tenant_id}
+    limited = fleet.operator(shop.tenant_id)
+
+    failures = [
+        await failure_of(limited.call(method, **{**own, foreign: some_id}))
+        for some_id in (getattr(theirs, foreign), A_UUID)
+    ]
+
+    assert failures[0].code is grpc.StatusCode.NOT_FOUND
+    assert failures[0].text == failures[1].text
+    assert await migrator.fetchval("SELECT count(*) FROM tillsync.waiver") == 0
+    assert await migrator.fetchval("SELECT count(*) FROM tillsync.audit") == 0
+
+
+BAD_IDS = ("", "x", str(UUID(int=0)))
+BAD_DAYS = ("2026-1-2", "20261122", "yesterday", "2026-02-30", "-infinity")
+BAD = {
+    "ListMissing": {
+        "tenant_id": BAD_IDS,
+        "store_id": BAD_IDS[1:],
+        "since": BAD_DAYS,
+        "page_size": (-1, 1_001),
+        "page_token": ("garbage!",),
+    },
+    "ListDay": {"tenant_id": BAD_IDS, "store_id": BAD_IDS, "business_day": ("", *BAD_DAYS)},
+    "Waive": {
+        "tenant_id": BAD_IDS,
+        "device_id": BAD_IDS,
+        "span": (None,),
+        "span.epoch": ({"first": 1, "last": 1},),
+        "span.first": ({"epoch": 1, "last": 1},),
+        "span.last": ({"epoch": 1, "first": 2, "last": 1},),
+        "reason": ("", " ", "x" * 501, "a\0b"),
+    },
+    "DeclareRestored": {"reason": ("", "x" * 501)},
+}
+
+
+async def test_a_field_that_is_wrong_is_named(fleet):
+    """An operator who mistypes something reads which field to mend."""
+    operator = fleet.operator()
+    for method, fields in BAD.items():
+        for field, values in fields.items():
+            for value in values:
+                request = {**REQUESTS[method], field.partition(".")[0]: value}
+                failure = await failure_of(operator.call(method, **request))
+                assert failure.reason == "FIELD_INVALID", (method, field, value)
+                assert failure.details["BadRequest"].field_violations[0].field == field
+
+
+async def test_a_waiver_is_of_numbers_or_of_a_day(fleet):
+    """An operator who names both is asked which of the two is meant."""
+    both = {**REQUESTS["Waive"], "business_day": BUSINESS_DAY}
+    bad_day = {**REQUESTS["Waive"], "span": None, "business_day": "yesterday"}
+
+    assert (await failure_of(fleet.operator().call("Waive", **both))).text.startswith("span: ")
+    failure = await failure_of(fleet.operator().call("Waive", **bad_day))
+    assert failure.text.startswith("business_day: ")
