@@ -301,7 +301,8 @@ async def test_waived_numbers_are_shown_as_waived(shop, till, migrator):
     assert detail == {
         "device_id": id_of(till),
         "epoch": EPOCH,
-        "numbers": "[2,5)",
+        "first": 2,
+        "last": 4,
         "reason": "the disk broke",
     }
 
@@ -390,7 +391,7 @@ async def test_i11_a_restored_database_gets_new_histories(fleet, shop, till, mig
     assert {row["tenant_id"] for row in rows} == {UUID(shop.tenant_id), UUID(other.tenant_id)}
     for row in rows:
         detail = json.loads(row["detail"])
-        assert (row["actor"], row["action"]) == ("test", "declare_restored")
+        assert (row["actor"], row["action"]) == ("test", "restored")
         assert detail["reason"] == "disk array failed"
         ended = {UUID(history_id) for history_id in detail["ended"].values()}
         assert ended == {h for tenant_id, _, h in old if tenant_id == row["tenant_id"]}

@@ -22,6 +22,7 @@ _HOST = "tillsync_service.host_commands"
 _OPERATOR = "tillsync_service.operator.commands"
 _RECORDS = "tillsync_service.operator.record_commands"
 _CONFLICTS = "tillsync_service.operator.conflict_commands"
+_BOOKS = "tillsync_service.operator.books_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
@@ -37,6 +38,10 @@ _COMMANDS = {
     "collections": _Place(_RECORDS, "collections", "What tills hold copies of: define, list."),
     "records": _Place(_RECORDS, "records", "Prices, customers, stock: import, show, delete."),
     "conflicts": _Place(_CONFLICTS, "conflicts", "Edits that collided: list, show, resolve."),
+    "missing": _Place(_BOOKS, "missing", "Is anything missing, from whom, since when?"),
+    "day": _Place(_BOOKS, "day", "How a store's tills stand on a business day."),
+    "waive": _Place(_BOOKS, "waive", "Say that something missing will not come, and why."),
+    "restored": _Place(_BOOKS, "restored", "Say that the database was restored from a backup."),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

@@ -184,7 +184,8 @@ WITH waived AS (
         jsonb_strip_nulls(
             jsonb_build_object(
                 'waiver_id', waiver_id, 'device_id', device_id, 'epoch', outbox_epoch,
-                'numbers', numbers, 'business_day', business_day, 'reason', reason
+                'first', lower(numbers), 'last', upper(numbers) - 1,
+                'business_day', business_day, 'reason', reason
             )
         )
     FROM waived
@@ -209,4 +210,4 @@ WITH renewed AS (
     UPDATE tillsync.tenant_head SET history_id = gen_random_uuid() WHERE tenant_id = $1
 )
 INSERT INTO tillsync.audit (tenant_id, actor, action, detail)
-VALUES ($1, $2, 'declare_restored', $3::text::jsonb)
+VALUES ($1, $2, 'restored', $3::text::jsonb)

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
+from tillsync.v1.books_service_pb2_grpc import BooksServiceStub
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
 from tillsync.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tillsync.v1.record_service_pb2_grpc import RecordServiceStub
@@ -128,6 +129,7 @@ class Service:
         self._token = target.token.strip()
         self._channel = target.open_channel()
         self.admin = AdminServiceStub(self._channel)
+        self.books = BooksServiceStub(self._channel)
         self.device = DeviceServiceStub(self._channel)
         self.ingest = IngestServiceStub(self._channel)
         self.records = RecordServiceStub(self._channel)
@@ -163,10 +165,13 @@ class Service:
         self,
         method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
         request: Request,
+        *,
+        timeout_seconds: float = CALL_SECONDS,
     ) -> Response:
         """A call as the operator. Raises OperatorError without a token, CallFailed."""
+        token = self.must_have_token()
         try:
-            return await self.call(method, request, token=self.must_have_token())
+            return await self.call(method, request, token=token, timeout_seconds=timeout_seconds)
         except CallFailed as error:
             raise _with_hint(error) from None
 

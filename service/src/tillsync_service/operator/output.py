@@ -13,7 +13,13 @@ from google.protobuf.message import Message
 Row = Mapping[str, object]
 
 _ANY_WIDTH = 10_000
-_ENUM_PREFIXES = ("POLICY_", "MUTATION_OUTCOME_", "MUTATION_KIND_", "RESOLUTION_CHOICE_")
+_ENUM_PREFIXES = (
+    "POLICY_",
+    "MUTATION_OUTCOME_",
+    "MUTATION_KIND_",
+    "RESOLUTION_CHOICE_",
+    "DAY_STATE_",
+)
 
 
 def row_of(message: Message) -> Row:
