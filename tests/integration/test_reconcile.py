@@ -191,6 +191,24 @@ async def test_every_number_that_is_not_in_the_history_is_explained(till, books)
     assert (claimed.days[0].equal, claimed.days[0].closed) == (True, True)
 
 
+async def test_a_pruned_sale_still_counts_in_its_day(till, migrator):
+    """Head office prunes old sales from its history: their day is equal and closed as before, none
+    is missing, and a till that asks for their numbers is told that they were taken in."""
+    events = sales(1, 2)
+    await till.offer(*events)
+    claim = a_day(*events, close=True)
+    before = (await till.reconcile(last=2, days=[claim])).days[0]
+    await migrator.execute("DELETE FROM tillsync.event")
+
+    answer = await till.reconcile(last=2, days=[claim], spans=[(1, 2)])
+
+    assert answer.days[0] == before
+    assert (before.equal, before.closed) == (True, True)
+    assert not answer.missing
+    assert answer.spans[0].event_count == 0
+    assert why(answer) == [(1, "DUPLICATE", "", ""), (2, "DUPLICATE", "", "")]
+
+
 async def test_the_answer_is_bounded_and_goes_on(till, database, device):
     """An outbox with thousands of holes gets an answer that fits, and the rest when it asks
     again."""

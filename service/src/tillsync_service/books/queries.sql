@@ -126,8 +126,10 @@ ON CONFLICT DO NOTHING
 
 -- name: span_sums
 -- How many events the history holds of each span, and their digests' sum in four parts, the highest
--- first: 32 bits are what a bit string can be turned into without a sign. Served by event_by_number
--- and event_key's primary key.
+-- first: 32 bits are what a bit string can be turned into without a sign. An event that was pruned
+-- from the history is in no sum any more, because the ledger, which keeps its key, knows no numbers;
+-- device_day goes on counting it, so days are compared first and spans only where a day differs.
+-- Served by event_by_number and event_key's primary key.
 SELECT sums.*
 FROM unnest($3::bigint[], $4::bigint[], $5::bigint[])
     WITH ORDINALITY AS asked (epoch, first, last, number)
@@ -177,7 +179,8 @@ WHERE bytes_before < $4
 -- Numbers within the spans $3 to $5 that were presented and are not part of the history, the lowest
 -- $9 of them: refused ones, those in quarantine (given as $6 and $7), and, in the spans of at most
 -- $8 numbers that were asked for ($10), those whose event came under another number. A number that
--- was used twice and is part of the history once is no hole. Served by rejection's primary key and
+-- was used twice and is part of the history once is no hole. One whose event was pruned is told like
+-- one that came under another number: the service had it, and need not be offered it. Served by rejection's primary key and
 -- event_by_number.
 WITH refused AS (
     SELECT DISTINCT asked.epoch, found.sequence, found.reason, found.field
