@@ -117,25 +117,25 @@ class Puller:
         try:
             heard = False
             while not self._link.token_is_stale:
-                message = await _unless(stopped, self._stream.read())
-                if message is None:
+                messages = await _unless(stopped, self._stream.read())
+                if not messages:
                     if not (heard or stop.is_set()):
                         raise CallFailed(Failure("UNAVAILABLE", "the service ended the stream"))
                     return
                 heard = self._token_proven = True
                 self._state.succeeded()
                 self._last_error = ""
-                if await self._receive(message):
+                if await self._receive(messages):
                     return
-                if message.blocks and not message.HasField("checkpoint"):
+                if messages[-1].blocks and not messages[-1].HasField("checkpoint"):
                     await self._let_uploads_go_first(stop)
         finally:
             stopped.cancel()
 
-    async def _receive(self, message: pb.PullResponse) -> bool:
+    async def _receive(self, messages: list[pb.PullResponse]) -> bool:
         """Whether the stream is to be opened anew, because a collection is to be loaded again."""
         self._on_step("message")
-        received = await self._off_loop(self._replica.receive, message)
+        received = await self._off_loop(self._replica.receive, *messages)
         if received.applied is None:
             return False
         self._distrusted = []

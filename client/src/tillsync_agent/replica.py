@@ -54,6 +54,8 @@ REPLICA = Layout(
     migrations=steps("replica.sql"),
     first_rows=_first_rows,
     one_row_table="place",
+    # Lookup keys come in no order: with less, a load writes the same pages again and again.
+    cache_kib=8_000,
 )
 
 
@@ -245,10 +247,14 @@ class Replica:
 
     # --- the agent's side -----------------------------------------------------------------------
 
-    def receive(self, message: pb.PullResponse) -> Received:
-        """Stages a response of the service, and applies it if it brings a checkpoint: all of it in
-        one transaction."""
-        return self._file.run(partial(receive, message))
+    def receive(self, *messages: pb.PullResponse) -> Received:
+        """Stages responses of the service, of which the last may bring a checkpoint and is applied
+        then: all of them in one transaction."""
+
+        def work(cursor: Cursor) -> Received:
+            return [receive(message, cursor) for message in messages][-1]
+
+        return self._file.run(work)
 
     def resume_cursor(self) -> bytes:
         """From where a pull goes on, what was staged included."""

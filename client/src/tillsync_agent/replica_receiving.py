@@ -1,7 +1,7 @@
 """What a PullResponse does to the replica: stage, and at a checkpoint apply all of it at once.
 
-Everything here runs inside one SQLite transaction per response, with the cursor in it: a crash
-leaves all of a response or nothing of it.
+Everything here runs inside one SQLite transaction per response, or for some of them together, with
+the cursor in it: a crash leaves all of a response or nothing of it.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from tillsync.v1 import sync_service_pb2 as pb
@@ -18,9 +18,14 @@ from tillsync_agent.storage import Cursor
 
 _MODULUS = 2**128
 _HASH_BYTES = 16
+_PAGE_RECORDS = 1_000
 
+# A statement for many rows takes two thirds of the time of as many statements. SQLite 3.24 takes
+# 999 values in one.
+_ROWS = 200
 _FILL = "INSERT INTO record (part_id, record_id, version, body) VALUES (?, ?, ?, ?)"
 _KEY = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) VALUES (?, ?, ?, ?)"
+_MANY = {one: one + ", (?, ?, ?, ?)" * (_ROWS - 1) for one in (_FILL, _KEY)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +58,24 @@ def record_hash(record_id: str, body: str) -> int:
     return int.from_bytes(digest[:_HASH_BYTES], "big")
 
 
-def key_values(body: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """The values by which a record is found, as texts, each with the name of its key."""
-    fields = json.loads(body)
-    for name in names:
-        value = fields.get(name)
-        for one in value if isinstance(value, list) else [value]:
-            if (isinstance(one, (str, int)) and not isinstance(one, bool)) and one != "":
-                yield name, str(one)
+def key_rows(
+    part_id: int, names: Sequence[str], ids: Iterable[str], bodies: Iterable[str]
+) -> Iterable[tuple[int, str, str, str]]:
+    """By what the records are found: part, name of the key, value as a text, record."""
+    # Parsed together: half of the time that it takes one by one.
+    for record_id, fields in zip(ids, json.loads(f"[{','.join(bodies)}]"), strict=True):
+        for name in names:
+            value = fields.get(name)
+            for one in value if isinstance(value, list) else [value]:
+                if (isinstance(one, (str, int)) and not isinstance(one, bool)) and one != "":
+                    yield part_id, name, str(one), record_id
+
+
+def _insert(cursor: Cursor, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    whole = len(rows) - len(rows) % _ROWS
+    for start in range(0, whole, _ROWS):
+        cursor.execute(_MANY[statement], list(chain.from_iterable(rows[start : start + _ROWS])))
+    cursor.executemany(statement, rows[whole:])
 
 
 def receive(message: pb.PullResponse, cursor: Cursor) -> Received:
@@ -162,18 +177,11 @@ class _Receiving:
     def _fill(self, part: _Part, ids: list[str], versions: list[int], bodies: list[str]) -> None:
         """A page of a load: records that the part has none of yet."""
         part_ids = [part.part_id] * len(ids)
-        self.cursor.executemany(_FILL, zip(part_ids, ids, versions, bodies, strict=True))
+        _insert(self.cursor, _FILL, list(zip(part_ids, ids, versions, bodies, strict=True)))
         part.record_count += len(ids)
         part.digest = (part.digest + sum(map(record_hash, ids, bodies))) % _MODULUS
         if part.keys:
-            self.cursor.executemany(
-                _KEY,
-                [
-                    (part.part_id, name, value, record_id)
-                    for record_id, body in zip(ids, bodies, strict=True)
-                    for name, value in key_values(body, part.keys)
-                ],
-            )
+            _insert(self.cursor, _KEY, list(key_rows(part.part_id, part.keys, ids, bodies)))
 
     def _put(self, part: _Part, record_id: str, version: int, body: str) -> None:
         """One record, whatever was there; an empty body deletes it."""
@@ -189,7 +197,7 @@ class _Receiving:
                 self.cursor.executemany(
                     "DELETE FROM record_key"
                     " WHERE part_id = ? AND name = ? AND value = ? AND record_id = ?",
-                    [(at[0], *pair, record_id) for pair in key_values(before[0], part.keys)],
+                    key_rows(part.part_id, part.keys, [record_id], [before[0]]),
                 )
         if body:
             self._fill(part, [record_id], [version], [body])
@@ -271,14 +279,8 @@ class _Receiving:
             bodies = self.cursor.connection.execute(
                 "SELECT record_id, body FROM record WHERE part_id = ?", (part_id,)
             )
-            self.cursor.executemany(
-                _KEY,
-                (
-                    (part_id, name, value, record_id)
-                    for record_id, body in bodies
-                    for name, value in key_values(body, keys)
-                ),
-            )
+            while page := bodies.fetchmany(_PAGE_RECORDS):
+                _insert(self.cursor, _KEY, list(key_rows(part_id, keys, *zip(*page, strict=True))))
 
     def _find(self, collection: str, store_id: str, state: str) -> _Part | None:
         row = self.cursor.execute(

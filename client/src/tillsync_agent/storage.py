@@ -41,7 +41,7 @@ def steps(*names: str) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What a file of ours holds. `first_rows`: what a new one begins with. `one_row_table`: holds
-    one row in every file that is whole."""
+    one row in every file that is whole. `cache_kib`: how much of it a connection may remember."""
 
     noun: str
     file_name: str
@@ -49,6 +49,7 @@ class Layout:
     migrations: tuple[str, ...]
     first_rows: Callable[[sqlite3.Connection], object]
     one_row_table: str
+    cache_kib: int = 2_000
 
 
 # Only the agent checkpoints. Where none has for so long that the log is this large (nobody
@@ -225,6 +226,7 @@ def _prepare_own(connection: Connection, path: Path, layout: Layout) -> None:
         raise OutboxUnavailable(f"{path} is on a file system without shared memory; use a disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # on macOS nothing less reaches the disk
+    connection.execute(f"PRAGMA cache_size = -{layout.cache_kib}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_LIMIT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
     _migrate(

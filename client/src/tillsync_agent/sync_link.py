@@ -12,10 +12,13 @@ from tillsync_agent.link import UNARY_TIMEOUT_SECONDS, Link, failure_of
 # The service says something at least every 20 seconds. A peer that stays silent for longer than
 # this is not there any more, whatever the network pretends (F18).
 SILENCE_SECONDS = 45.0
+# What came while the till was writing is written together, with one flush of the disk: twice as
+# fast as one by one. A program that edits waits for it, about a tenth of a second.
+MESSAGES_AHEAD = 8
 
 
 class PullStream:
-    """An open Pull."""
+    """An open Pull, read ahead by a few messages. Made within the running event loop."""
 
     def __init__(
         self,
@@ -24,9 +27,39 @@ class PullStream:
     ) -> None:
         self._call = call
         self._silence_seconds = silence_seconds
+        self._came: asyncio.Queue[pb.PullResponse | Exception | None] = asyncio.Queue(
+            MESSAGES_AHEAD
+        )
+        self._reading = asyncio.create_task(self._read_ahead())
 
-    async def read(self) -> pb.PullResponse | None:
-        """The next message; None at the end that the service made of it. Raises CallFailed."""
+    async def read(self) -> list[pb.PullResponse]:
+        """What has come: at least one message, none after one with a checkpoint; nothing at the end
+        that the service made of it. Raises CallFailed."""
+        messages: list[pb.PullResponse] = []
+        while isinstance(came := await self._came.get(), pb.PullResponse):
+            messages.append(came)
+            if self._came.empty() or came.HasField("checkpoint"):
+                return messages
+        if messages:
+            self._came.put_nowait(came)  # how it ended is said the next time
+        elif came is not None:
+            raise came
+        return messages
+
+    def close(self) -> None:
+        self._call.cancel()
+        self._reading.cancel()
+
+    async def _read_ahead(self) -> None:
+        try:
+            while (message := await self._next()) is not None:
+                await self._came.put(message)
+        except Exception as error:  # noqa: BLE001 -- raised where it is read
+            await self._came.put(error)
+        else:
+            await self._came.put(None)
+
+    async def _next(self) -> pb.PullResponse | None:
         try:
             async with asyncio.timeout(self._silence_seconds):
                 message = await self._call.read()
@@ -40,9 +73,6 @@ class PullStream:
         if message is None:  # bytes that are no message come as None
             raise CallFailed(Failure("GARBAGE", "the answer is not a message"))
         return None
-
-    def close(self) -> None:
-        self._call.cancel()
 
 
 async def open_pull(
