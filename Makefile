@@ -35,8 +35,8 @@ check: .venv/installed ## style, types, layers and the contract
 gen: .venv/installed ## protos/src anew from the .proto files
 	@$(BIN)/python tools/protos.py
 
-bench: .venv/installed ## how fast it is on this machine
-	@$(RUN) bench
+bench: .venv/demo-data ## how fast it is on this machine; `make bench ARGS="--part sync"` a part
+	@$(RUN) bench $(ARGS)
 
 lock: ## requirements/*.txt anew, `make lock ARGS=--upgrade` newer (needs uv)
 	@tools/lock $(ARGS)

@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, ingest, rig
+from bench import drain, ingest, rig, sync
+from bench.figures import Figures, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +25,47 @@ class Size:
 
 
 @click.command()
+@click.option(
+    "--part",
+    type=click.Choice(("all", "sales", "sync")),
+    default="all",
+    show_default=True,
+    help="What is measured.",
+)
 @click.option("--events", default=60_000, show_default=True, help="Events of one streamed round.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds; medians are printed.")
 @click.option("--ledger-rows", default=2_000_000, show_default=True, help="The large database.")
 @click.option("--calls", default=6_000, show_default=True, help="Single-event calls.")
 @click.option("--backlog", default=100_000, show_default=True, help="Events one agent drains.")
-def main(events: int, rounds: int, ledger_rows: int, calls: int, backlog: int) -> None:
+def main(part: str, **size: int) -> None:
     """Measure everything side by side: ratios are what counts, the machine may be slow.
 
     \b
+    Example: python -m bench --part sync
     Example: python -m bench --events 20000 --rounds 1 --ledger-rows 200000 --backlog 20000
     """
     console = Console(stderr=True)
-    size = Size(events, rounds, ledger_rows, calls, backlog)
-    figures = asyncio.run(_measure(console, size))
-    table = Table("figure", "measured", "wanted")
+    figures = asyncio.run(_measure(console, Size(**size), part))
+    table = Table("figure", "measured", "wanted", "")
     for name, (value, wanted) in figures.items():
-        table.add_row(name, f"{value:,.2f}", wanted)
+        table.add_row(name, f"{value:,.2f}", wanted, verdict(value, wanted))
     console.print(table)
     click.echo(json.dumps({name: round(value, 3) for name, (value, _) in figures.items()}))
 
 
-async def _measure(console: Console, size: Size) -> dict[str, tuple[float, str]]:
-    figures: dict[str, tuple[float, str]] = {}
-    async with rig.running() as bench, AsyncExitStack() as services:
+async def _measure(console: Console, size: Size, part: str) -> Figures:
+    figures: Figures = {}
+    async with rig.running() as bench:
+        if part != "sync":
+            figures |= await _measure_sales(bench, console, size)
+        if part != "sales":
+            figures |= await sync.measure(bench, console.print)
+    return figures
+
+
+async def _measure_sales(bench: rig.Rig, console: Console, size: Size) -> Figures:
+    figures: Figures = {}
+    async with AsyncExitStack() as services:
         for name in ("empty", "large", "singles"):
             await bench.database(name)
         empty = await services.enter_async_context(bench.service("empty"))

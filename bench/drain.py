@@ -1,6 +1,5 @@
 """One agent with a long backlog, and what `record` costs."""
 
-import asyncio
 import json
 import shutil
 import sqlite3
@@ -10,20 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import grpc
-
+from bench import agents
+from bench.figures import Figures, percentile
 from bench.rig import Target
 from bench.sales import Till, sales
-from tillsync.v1 import admin_service_pb2 as pb
-from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 from tillsync.v1.event_pb2 import Event
 from tillsync_agent import Outbox
 
 RECORDS = 2_000
 # Filling the backlog is not what is measured, so it is done where a commit costs no disk.
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
-
-Figures = dict[str, tuple[float, str]]
 
 
 async def measure(target: Target, backlog: int) -> Figures:
@@ -33,8 +28,10 @@ async def measure(target: Target, backlog: int) -> Figures:
         figures = _record_figures(folder)
         state_dir = folder / "till"
         _fill(state_dir, backlog)
-        await _enrol(target, state_dir)
-        drained = json.loads(await _run(sys.executable, "-m", "bench.drain_child", str(state_dir)))
+        await agents.enrol(target, await agents.new_tenant(target), state_dir)
+        drained = json.loads(
+            await agents.run(sys.executable, "-m", "bench.drain_child", str(state_dir))
+        )
     return figures | {
         "drain_events_per_s": (backlog / drained["seconds"], ">= 15,000"),
         "drain_peak_mb": (drained["peak_mb"], "<= 80"),
@@ -55,10 +52,10 @@ def _record_figures(folder: Path) -> Figures:
     )
     bare.close()
     return {
-        "record_p50_us": (_percentile(recorded, 50), ""),
-        "record_p99_us": (_percentile(recorded, 99), ""),
-        "bare_insert_p50_us": (_percentile(inserted, 50), ""),
-        "bare_insert_p99_us": (_percentile(inserted, 99), ""),
+        "record_p50_us": (percentile(recorded, 50), ""),
+        "record_p99_us": (percentile(recorded, 99), ""),
+        "bare_insert_p50_us": (percentile(inserted, 50), ""),
+        "bare_insert_p99_us": (percentile(inserted, 99), ""),
     }
 
 
@@ -84,36 +81,6 @@ def _fill(state_dir: Path, backlog: int) -> None:
         shutil.rmtree(filling)
 
 
-async def _enrol(target: Target, state_dir: Path) -> None:
-    credentials = (("authorization", f"Bearer {target.operator_token()}"),)
-    async with grpc.aio.insecure_channel(target.address) as channel:
-        admin = AdminServiceStub(channel)
-        tenant = await admin.CreateTenant(
-            pb.CreateTenantRequest(name="bench"), metadata=credentials
-        )
-        tenant_id = tenant.tenant.tenant_id
-        store = await admin.CreateStore(
-            pb.CreateStoreRequest(tenant_id=tenant_id, code="1", name="bench"),
-            metadata=credentials,
-        )
-        code = await admin.CreateEnrolmentCode(
-            pb.CreateEnrolmentCodeRequest(tenant_id=tenant_id, store_id=store.store.store_id),
-            metadata=credentials,
-        )
-    agent = str(Path(sys.executable).with_name("tillsync-agent"))
-    where = ("--state-dir", str(state_dir))
-    what = ("--service", target.address, "--code", code.code, "--name", "bench")
-    await _run(agent, *where, "enroll", *what)
-
-
-async def _run(*command: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
-    return output
-
-
 def _latencies_us(act: Callable[[Event], object], events: Iterable[Event]) -> list[float]:
     latencies = []
     for event in events:
@@ -121,7 +88,3 @@ def _latencies_us(act: Callable[[Event], object], events: Iterable[Event]) -> li
         act(event)
         latencies.append((time.perf_counter_ns() - began) / 1000)
     return latencies
-
-
-def _percentile(values: list[float], percent: int) -> float:
-    return sorted(values)[len(values) * percent // 100]

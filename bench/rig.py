@@ -6,7 +6,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,15 @@ class Target:
         connection = await asyncpg.connect(self.admin_url)
         try:
             tenant_ids = [await _tenant(connection) for _ in range(tenants)]
-            tills = [Till.of(tenant_ids[number % tenants]) for number in range(count)]
+        finally:
+            await connection.close()
+        return await self.tills_of([tenant_ids[number % tenants] for number in range(count)])
+
+    async def tills_of(self, tenant_ids: Sequence[UUID]) -> list[Till]:
+        """A new till of each, in a store of its own."""
+        tills = [Till.of(tenant_id) for tenant_id in tenant_ids]
+        connection = await asyncpg.connect(self.admin_url)
+        try:
             for till in tills:
                 await _enrol(connection, till)
         finally:
