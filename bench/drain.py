@@ -27,7 +27,7 @@ async def measure(target: Target, backlog: int) -> Figures:
         folder = Path(name)
         figures = _record_figures(folder)
         state_dir = folder / "till"
-        _fill(state_dir, backlog)
+        fill(state_dir, backlog)
         await agents.enrol(target, await agents.new_tenant(target), state_dir)
         drained = json.loads(
             await agents.run(sys.executable, "-m", "bench.drain_child", str(state_dir))
@@ -68,7 +68,7 @@ def _record(outbox: Outbox, event: Event) -> None:
     )
 
 
-def _fill(state_dir: Path, backlog: int) -> None:
+def fill(state_dir: Path, backlog: int) -> None:
     where = _MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else state_dir.parent
     filling = Path(tempfile.mkdtemp(prefix="tillsync-bench-", dir=where))
     try:

@@ -1,4 +1,5 @@
-"""Records on their way to tills: the first load, live changes, lookups, and idle tills."""
+"""Records on their way to tills: the first load, live changes, lookups, and idle tills; and
+what a comparison of days costs."""
 
 import asyncio
 import random
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from bench import agents, catalogue, first_load, live
+from bench import agents, catalogue, first_load, live, reconcile
 from bench.catalogue import COLLECTION, KEY, HeadOffice, head_office
 from bench.figures import Figures, percentile
 from bench.rig import Rig, Target
@@ -33,6 +34,8 @@ async def measure(bench: Rig, say: Callable[[str], None]) -> Figures:
             figures |= await _live(target, streams)
         say("first loads of a catalogue")
         figures |= await _catalogue(target)
+        say(f"a day of {reconcile.EVENTS:,} events with holes")
+        figures |= await reconcile.measure(target)
         figures["sync_service_peak_mb"] = (target.peak_megabytes(), "")
     return figures
 
