@@ -1,6 +1,7 @@
 """What is shown of the replica: the copy's records under this device's own edits. Each function
 reads inside the caller's transaction."""
 
+import json
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
@@ -27,6 +28,9 @@ _EDITED = (
     "SELECT DISTINCT record_id FROM edit WHERE collection = ?"
     " AND epoch = (SELECT epoch FROM place) AND sequence > (SELECT mark FROM place)"
 )
+# Of the edits only those that may have given a record this value: they name the key, and the value
+# too, unless it is a sum.
+_EDITED_KEY = f"{_EDITED} AND instr(body, ?) AND (instr(body, ?) OR kind = {int(overlay.ADD)})"
 _IDS = (
     "SELECT r.record_id FROM part p CROSS JOIN record r USING (part_id)"
     " WHERE p.collection = ? AND p.state = 'visible' AND r.record_id > ? ORDER BY r.record_id"
@@ -55,7 +59,8 @@ def shown(
 
 def found(collection: str, name: str, value: str, cursor: Cursor) -> list[Record]:
     ids = {row[0] for row in cursor.execute(_BY_KEY, (collection, name, value))}
-    ids |= {row[0] for row in cursor.execute(_EDITED, (collection,))}
+    texts = (json.dumps(name, ensure_ascii=False), json.dumps(value, ensure_ascii=False)[1:-1])
+    ids |= {row[0] for row in cursor.execute(_EDITED_KEY, (collection, *texts))}
     records = (shown(collection, record_id, cursor) for record_id in sorted(ids))
     return [record for record in records if record and _has(record.fields.get(name), value)]
 
