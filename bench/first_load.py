@@ -1,5 +1,6 @@
 """A new till's first load, beside a bare loop that copies the same rows."""
 
+import json
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from bench import agents
-from bench.catalogue import COLLECTION
+from bench.catalogue import COLLECTION, KEY
 from bench.rig import Target
 from tillsync_service.foundation import limits
 from tillsync_service.sync.scopes import TENANT
@@ -37,8 +38,9 @@ async def by_agent(target: Target, tenant_id: UUID, state_dir: Path) -> Load:
         return Load(applied - began, (await agent.finish())["peak_mb"])
 
 
-async def bare(target: Target, tenant_id: UUID, path: Path) -> float:
-    """Seconds until every row is in a SQLite table with the same key, one transaction a page."""
+async def bare(target: Target, tenant_id: UUID, path: Path, *, findable: bool = False) -> float:
+    """Seconds until every row is in a SQLite table with the same key, one transaction a page;
+    `findable`: and can be found by its barcode."""
     source = await asyncpg.connect(target.admin_url)
     copy = sqlite3.connect(path, isolation_level=None)
     try:
@@ -48,6 +50,10 @@ async def bare(target: Target, tenant_id: UUID, path: Path) -> float:
             "CREATE TABLE record (record_id TEXT PRIMARY KEY, version INTEGER, body TEXT)"
             " WITHOUT ROWID"
         )
+        copy.execute(
+            "CREATE TABLE code (value TEXT, record_id TEXT, PRIMARY KEY (value, record_id))"
+            " WITHOUT ROWID"
+        )
         began = time.perf_counter()
         after = ""
         while rows := await source.fetch(
@@ -55,6 +61,9 @@ async def bare(target: Target, tenant_id: UUID, path: Path) -> float:
         ):
             copy.execute("BEGIN")
             copy.executemany("INSERT INTO record VALUES (?, ?, ?)", map(tuple, rows))
+            if findable:
+                codes = [(json.loads(row["body"])[KEY], row["record_id"]) for row in rows]
+                copy.executemany("INSERT INTO code VALUES (?, ?)", codes)
             copy.execute("COMMIT")
             after = rows[-1]["record_id"]
         return time.perf_counter() - began
