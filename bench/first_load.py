@@ -1,7 +1,9 @@
 """A new till's first load, beside a bare loop that copies the same rows."""
 
+import asyncio
 import json
 import sqlite3
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +42,14 @@ async def by_agent(target: Target, tenant_id: UUID, state_dir: Path) -> Load:
 
 async def bare(target: Target, tenant_id: UUID, path: Path, *, findable: bool = False) -> float:
     """Seconds until every row is in a SQLite table with the same key, one transaction a page;
-    `findable`: and can be found by its barcode."""
-    source = await asyncpg.connect(target.admin_url)
+    `findable`: and can be found by its barcode. In a process of its own, as the agent is: in this
+    one, the garbage of other measurements would slow it down."""
+    words = (target.admin_url, str(tenant_id), str(path), str(int(findable)))
+    return float(await agents.run(sys.executable, "-m", "bench.first_load", *words))
+
+
+async def _copy(url: str, tenant_id: UUID, path: Path, *, findable: bool) -> float:
+    source = await asyncpg.connect(url)
     copy = sqlite3.connect(path, isolation_level=None)
     try:
         copy.execute("PRAGMA journal_mode = WAL")
@@ -70,3 +78,8 @@ async def bare(target: Target, tenant_id: UUID, path: Path, *, findable: bool = 
     finally:
         copy.close()
         await source.close()
+
+
+if __name__ == "__main__":
+    url, tenant, path, findable = sys.argv[1:]
+    print(asyncio.run(_copy(url, UUID(tenant), Path(path), findable=bool(int(findable)))))
