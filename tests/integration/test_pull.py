@@ -11,6 +11,7 @@ from support.sync import Copy, HeadOffice, PullingDevice, sync_served
 from tillsync.v1.sync_service_pb2 import LoadReason
 from tillsync_service.app import utc_now
 from tillsync_service.sync import wire
+from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.scopes import TENANT
 
 
@@ -179,6 +180,30 @@ async def test_f23_a_till_behind_the_horizon_starts_anew(office, till, device):
     assert copy.loads[-1] == LoadReason.LOAD_REASON_BEHIND_HORIZON
     assert copy.records == await office.records()
     assert ("product", "", "p001") not in copy.records
+
+
+async def test_f23_old_deletions_are_forgotten_and_young_ones_are_not(
+    office, till, database, migrator, device
+):
+    """Deletions older than the setting are forgotten, with the horizon moved before them: a till
+    that has heard of them goes on, and one that has not begins anew."""
+    await office.write("product", products(3))
+    await till.pull()
+    await office.write("product", {"p000": None})
+    await migrator.execute(
+        "UPDATE tillsync.record SET changed_at = now() - interval '91 days' WHERE body IS NULL"
+    )
+    version = await office.write("product", {"p001": None})
+
+    assert await Forgetting(database, 90).forget(device.tenant_id) == 1
+
+    assert await migrator.fetchval("SELECT count(*) FROM tillsync.record WHERE body IS NULL") == 1
+    copy = await till.pull()
+    assert copy.loads[-1] == LoadReason.LOAD_REASON_BEHIND_HORIZON
+    assert (copy.version, copy.records) == (version, await office.records())
+    loads = len(copy.loads)
+    await Forgetting(database, 90).forget(device.tenant_id)
+    assert len((await till.pull()).loads) == loads
 
 
 async def test_f23_the_horizon_may_pass_in_the_middle_of_a_load(office, till):

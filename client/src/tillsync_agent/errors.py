@@ -5,6 +5,7 @@ AgentError
 ├── OutboxUnavailable       nothing was recorded: tell a person, then record the same event again
 │   ├── OutboxFull          free disk space
 │   ├── OutboxBusy          another program held the outbox too long: again in a moment
+│   ├── ReplicaReplaced     pull anew: the copy was set aside and begun again
 │   ├── OutboxTooNew        update this program; the outbox was written by a later release
 │   └── JoinRefused         correct how the point of sale opens its database or its transaction
 ├── EditRefused             correct the edit; `field` names what is wrong with it
@@ -67,6 +68,10 @@ class OutboxFull(OutboxUnavailable):
 
 class OutboxBusy(OutboxUnavailable):
     """Another program held the outbox for longer than we are willing to wait."""
+
+
+class ReplicaReplaced(OutboxUnavailable):
+    """The copy that a stream belonged to was torn, and another one was begun."""
 
 
 class OutboxTooNew(OutboxUnavailable):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import sync_decisions
 from tillsync_agent.answers import CallFailed, Failure
-from tillsync_agent.errors import NotEnrolled, OutboxUnavailable
+from tillsync_agent.errors import NotEnrolled, OutboxUnavailable, ReplicaReplaced
 from tillsync_agent.link import Link
 from tillsync_agent.linkstate import LinkState
 from tillsync_agent.replica import Replica
@@ -24,6 +24,9 @@ from tillsync_agent.sync_link import SILENCE_SECONDS, PullStream, open_pull
 
 _log = getLogger(__name__)
 T = TypeVar("T")
+
+# A full disk or a locked file is no fault of the link: sales go on meanwhile.
+DISK_AGAIN_SECONDS = 1.0
 
 # How long a download lets itself be held up by uploads that wait.
 UPLOADS_PATIENCE_SECONDS = 60.0
@@ -74,7 +77,7 @@ class Puller:
             except OutboxUnavailable as error:
                 self._drop_stream()
                 self._say(str(error))
-                pause_seconds = self._state.failed()
+                pause_seconds = DISK_AGAIN_SECONDS
             if pause_seconds > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause_seconds)
@@ -90,6 +93,8 @@ class Puller:
         try:
             await self._open()
             await self._receive_all(stop)
+        except ReplicaReplaced as error:
+            self._say(str(error))
         except CallFailed as failed:
             return await self._failed(failed.failure)
         except (NotEnrolled, OSError) as error:

@@ -24,6 +24,9 @@ from tillsync_agent.sync_link import push
 _log = getLogger(__name__)
 T = TypeVar("T")
 
+# A full disk or a locked file is no fault of the link: sales go on meanwhile.
+DISK_AGAIN_SECONDS = 1.0
+
 PUSH_EDITS = 200
 
 
@@ -56,7 +59,7 @@ class Pusher:
                 pause_seconds = await self.step()
             except OutboxUnavailable as error:
                 self._say(str(error))
-                pause_seconds = self._state.failed()
+                pause_seconds = DISK_AGAIN_SECONDS
             if pause_seconds > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause_seconds)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import overlay, replica_edits
-from tillsync_agent.errors import EditRefused, RecordMissing
+from tillsync_agent.errors import EditRefused, RecordMissing, ReplicaReplaced
 from tillsync_agent.ids import mint_epoch, mint_key
 from tillsync_agent.outbox import default_path
 from tillsync_agent.outboxfile import OutboxFile
@@ -44,7 +44,9 @@ _log = logging.getLogger(__name__)
 
 
 def _first_rows(connection: Connection) -> None:
-    connection.execute("INSERT INTO place (only, epoch) VALUES (1, ?)", (mint_epoch(),))
+    connection.execute(
+        "INSERT INTO place (only, copy_id, epoch) VALUES (1, ?, ?)", (mint_epoch(), mint_epoch())
+    )
 
 
 REPLICA = Layout(
@@ -99,6 +101,7 @@ class Replica:
 
     def __init__(self, file: OutboxFile) -> None:
         self._file = file
+        self._copy_id = 0
 
     @classmethod
     def open(
@@ -249,22 +252,23 @@ class Replica:
 
     def receive(self, *messages: pb.PullResponse) -> Received:
         """Stages responses of the service, of which the last may bring a checkpoint and is applied
-        then: all of them in one transaction."""
+        then: all of them in one transaction. They follow a cursor that was asked for here: raises
+        ReplicaReplaced when the copy that it was of is not there any more."""
 
         def work(cursor: Cursor) -> Received:
+            if cursor.execute("SELECT copy_id FROM place").fetchone() != (self._copy_id,):
+                raise ReplicaReplaced(f"{self.path} began anew: what comes does not fit it")
             return [receive(message, cursor) for message in messages][-1]
 
         return self._file.run(work)
 
     def resume_cursor(self) -> bytes:
         """From where a pull goes on, what was staged included."""
-        return bytes(
-            self._read("SELECT coalesce(nullif(staged_cursor, x''), cursor) FROM place")[0][0]
-        )
+        return self._cursor("coalesce(nullif(staged_cursor, x''), cursor)")
 
     def checkpoint_cursor(self) -> bytes:
         """The cursor of the last checkpoint."""
-        return bytes(self._read("SELECT cursor FROM place")[0][0])
+        return self._cursor("cursor")
 
     def forget_cursor(self) -> None:
         """The next pull loads everything; until its checkpoint the copy is shown as it is."""
@@ -322,6 +326,10 @@ class Replica:
             " (SELECT count(*) FROM edit WHERE outcome IN (3, 4, 5)), loads, heals FROM place"
         )[0]
         return ReplicaSummary(dict(records), row[0], row[1], bool(row[2]), *row[3:])
+
+    def _cursor(self, which: str) -> bytes:
+        ((self._copy_id, cursor),) = self._read(f"SELECT copy_id, {which} FROM place")  # noqa: S608 -- our own words
+        return bytes(cursor)
 
     def _bring_back(self) -> None:
         done = {name for (name,) in self._read("SELECT name FROM brought_back")}

@@ -3,6 +3,7 @@
 -- One row: where the copy stands, and how far this device's edits have come.
 CREATE TABLE place (
     only INTEGER PRIMARY KEY CHECK (only = 1),
+    copy_id INTEGER NOT NULL,                   -- minted with the file
     cursor BLOB NOT NULL DEFAULT x'',           -- of the last checkpoint
     staged_cursor BLOB NOT NULL DEFAULT x'',    -- of what was staged since; empty: nothing was
     everything INTEGER NOT NULL DEFAULT 0,      -- whether what is staged replaces the whole copy

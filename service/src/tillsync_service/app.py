@@ -55,6 +55,7 @@ from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
 from tillsync_service.sync.edit_store import EditStore
+from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.read_store import ReadStore
 from tillsync_service.sync.record_servicer import RecordServicer
 from tillsync_service.sync.record_store import OperatorStore
@@ -152,6 +153,7 @@ class App:
         wakeups = Wakeups(_listen_url(settings, url), tails.wake)
         _background(self._resources, wakeups.run())
         _background(self._resources, tails.poll())
+        _background(self._resources, Forgetting(office, settings.keep_deletions_days).run())
         pulls = Pulls(ReadStore(sync), tails)
         add_SyncServiceServicer_to_server(
             SyncServicer(pulls, EditStore(sync, wakeups.tell), utc_now), self._server

@@ -53,6 +53,13 @@ class Settings(BaseSettings):
         f"the service itself have {limits.OFFICE_POOL_CONNECTIONS} and "
         f"{limits.CONTROL_POOL_CONNECTIONS} more.",
     )
+    keep_deletions_days: int = Field(
+        limits.DEFAULT_KEEP_DELETIONS_DAYS,
+        ge=1,
+        le=3_650,
+        description="How long a deleted record is remembered. A till away for longer loads "
+        "its records anew.",
+    )
     data_dir: Path | None = Field(
         None,
         description="Where the embedded PostgreSQL and its signing keys live. "

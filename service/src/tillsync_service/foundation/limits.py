@@ -131,3 +131,6 @@ MAX_REASON_CHARACTERS = 500
 # What is read of a device's quarantine in one call.
 MAX_QUARANTINED_READ = 1_000
 MAX_QUARANTINED_BYTES = 4 * 1024 * 1024
+# Deletions are kept for this long; a device that was away for longer loads everything anew.
+DEFAULT_KEEP_DELETIONS_DAYS = 90
+FORGET_EVERY_SECONDS = 3_600.0

@@ -8,6 +8,8 @@ from tillsync_service.foundation import limits
 
 DIGEST_MODULUS = 2**128
 _HASH_BYTES = 16
+# No reader's stack ends before this, whatever language it is written in.
+_MAX_DEPTH = 100
 
 
 class NotStorable(ValueError):
@@ -24,6 +26,8 @@ def parsed(text: str) -> dict[str, Any]:
         raise NotStorable(f"Not JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise NotStorable('Not a JSON object, as in {"name": "espresso"}.')
+    if text.count("{") + text.count("[") > _MAX_DEPTH and _depth(fields) > _MAX_DEPTH:
+        raise NotStorable(f"More than {_MAX_DEPTH} values within each other.")
     return fields
 
 
@@ -57,6 +61,11 @@ def record_hash(record_id: str, body: str) -> int:
 def digest_bytes(digest: int) -> bytes:
     """A part's digest as it is sent."""
     return (digest % DIGEST_MODULUS).to_bytes(_HASH_BYTES, "big")
+
+
+def _depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -271,6 +271,10 @@ FROM unnest(
     $11::text[], $12::bigint[], $13::text[], $14::text[], $15::text[]
 ) AS c
 
+-- name: tenants_with_records
+-- For the worker, of all tenants.
+SELECT tenant_id FROM tillsync.tenant_head WHERE stream = 'record' AND position > 0
+
 -- name: forgotten_before
 -- The last version of a deletion that is older than $2 days; none: nothing to forget. Served by
 -- record_deleted.
