@@ -47,6 +47,21 @@ def test_a_test_that_guards_an_invariant_exists():
     assert missing == []
 
 
+def test_a_test_that_holds_a_rule_of_sync_exists():
+    """Whoever writes a device of another make finds each rule's test: those named in SYNC.md are
+    there."""
+    named = TEST.findall((ROOT / "docs" / "SYNC.md").read_text())
+    missing = [
+        f"{file}{path}"
+        for file, path in named
+        if not (ROOT / file).exists()
+        or not set(path.split("::")[1:]) <= names_defined_in(ROOT / file)
+    ]
+
+    assert len(named) > 30
+    assert missing == []
+
+
 def test_every_decision_is_in_the_index():
     """Whoever wonders why finds the reason: the index links every decision, and nothing else."""
     linked = re.findall(r"\((\d{4}-[\w-]+\.md)\)", (DECISIONS / "README.md").read_text())
