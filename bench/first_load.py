@@ -42,8 +42,7 @@ async def by_agent(target: Target, tenant_id: UUID, state_dir: Path) -> Load:
 
 async def bare(target: Target, tenant_id: UUID, path: Path, *, findable: bool = False) -> float:
     """Seconds until every row is in a SQLite table with the same key, one transaction a page;
-    `findable`: and can be found by its barcode. In a process of its own, as the agent is: in this
-    one, the garbage of other measurements would slow it down."""
+    `findable`: and can be found by its barcode. In a process of its own, as the agent is."""
     words = (target.admin_url, str(tenant_id), str(path), str(int(findable)))
     return float(await agents.run(sys.executable, "-m", "bench.first_load", *words))
 
