@@ -36,6 +36,7 @@ def replica(tmp_path):
         block.versions.extend([1, 2])
         block.bodies.extend(['{"code":"a"}', '{"code":7}'])
         load.checkpoint.version = 2
+        replica.checkpoint_cursor()
         replica.receive(load)
         yield replica
 

@@ -3,6 +3,10 @@
 with Outbox.open() as outbox:
     outbox.record(sale, business_day="2026-11-22", amounts={"USD": 1250})
 
+with Replica.open() as replica:         # head office's records, this till's own edits over them
+    replica.find("product", barcode="4006381333931")
+    replica.add("stock", "4711", {"on_hand": -2})
+
 async with Agent(config.load()):        # or Agent(config.load()).run(), or `tillsync-agent run`
     ...                                 # what is recorded is on its way
 """
@@ -12,6 +16,8 @@ from typing import TYPE_CHECKING
 from tillsync_agent.errors import (
     AddressUnusable,
     AgentError,
+    CollectionUnknown,
+    EditRefused,
     EnrolmentRefused,
     EventNotRecordable,
     JoinRefused,
@@ -21,9 +27,12 @@ from tillsync_agent.errors import (
     OutboxInUse,
     OutboxTooNew,
     OutboxUnavailable,
+    RecordMissing,
     SettingInvalid,
 )
 from tillsync_agent.outbox import Outbox, Receipt
+from tillsync_agent.overlay import Record
+from tillsync_agent.replica import Replica
 
 if TYPE_CHECKING:
     from tillsync_agent.agent import Agent
@@ -33,6 +42,8 @@ __all__ = [
     "AddressUnusable",
     "Agent",
     "AgentError",
+    "CollectionUnknown",
+    "EditRefused",
     "EnrolmentRefused",
     "EventNotRecordable",
     "JoinRefused",
@@ -44,6 +55,9 @@ __all__ = [
     "OutboxTooNew",
     "OutboxUnavailable",
     "Receipt",
+    "Record",
+    "RecordMissing",
+    "Replica",
     "SettingInvalid",
     "Settings",
 ]

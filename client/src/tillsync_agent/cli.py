@@ -3,7 +3,7 @@
 Exit codes, the same for every command:
     0  done
     1  not done yet, or something needs a person: events wait (drain), a problem (status), a day
-       that is not equal (reconcile, close-day)
+       that is not equal (reconcile, close-day), no such record (lookup)
     2  wrong usage: an argument, a setting, an address, an event that can never be recorded
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
     4  this device is not enrolled, or the service refused to enrol it
@@ -47,6 +47,8 @@ from tillsync_agent.reconcile_commands import close_day, reconcile
 from tillsync_agent.reconciliation import NOTE_NAME as RECONCILIATION_NOTE
 from tillsync_agent.reconciliation import Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
+from tillsync_agent.replica import Replica, ReplicaSummary
+from tillsync_agent.replica_commands import edit, list_edits, lookup
 
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (OutboxUnavailable, UNUSABLE),
@@ -253,6 +255,7 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
             now=datetime.now(UTC),
             set_aside=outbox.set_aside,
             reconciliation=Reconciliation.parse(notes.get(RECONCILIATION_NOTE, "")),
+            replica=_replica(settings),
         )
     if as_json:
         click.echo(json.dumps(held.as_dict(), indent=2))
@@ -299,8 +302,8 @@ def export(state_dir: Path | None, file: Path) -> None:
     click.echo(f"{count} events written to {file}")
 
 
-main.add_command(reconcile)
-main.add_command(close_day)
+for _command in (reconcile, close_day, lookup, edit, list_edits):
+    main.add_command(_command)
 
 
 @contextmanager
@@ -313,6 +316,14 @@ def _existing(settings: Settings) -> Iterator[Outbox]:
         )
     with Outbox.open(settings.outbox_path, ballast_bytes=0) as outbox:
         yield outbox
+
+
+def _replica(settings: Settings) -> ReplicaSummary | None:
+    """How the copy of the records stands; None if there never was one."""
+    if not settings.replica_path.exists():
+        return None
+    with Replica.open(settings.replica_path) as replica:
+        return replica.summary()
 
 
 def _is_running(outbox: Outbox) -> bool:

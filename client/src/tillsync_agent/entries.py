@@ -71,3 +71,23 @@ class Summary:
     last_settled_at: datetime | None
     money_waiting: dict[str, int]
     """Currency to minor units."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSummary:
+    """How the copy stands. Times are milliseconds since 1970, by the device's own clock."""
+
+    records: dict[str, int]
+    """By collection."""
+    version: int
+    checkpoint_at_ms: int | None
+    loading: bool
+    edits_waiting: int
+    edits_shown: int
+    edits_lost: int
+    """Lost to another change or parked at head office, and kept here still."""
+    edits_rejected: int
+    loads: int
+    heals: int
+    set_aside: list[str]
+    """Files of the replica that were unusable."""

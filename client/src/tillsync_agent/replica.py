@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import overlay, replica_edits
+from tillsync_agent.entries import ReplicaSummary
 from tillsync_agent.errors import EditRefused, RecordMissing, ReplicaReplaced
 from tillsync_agent.ids import mint_epoch, mint_key
 from tillsync_agent.outbox import default_path
@@ -59,22 +60,6 @@ REPLICA = Layout(
     # Lookup keys come in no order: with less, a load writes the same pages again and again.
     cache_kib=8_000,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSummary:
-    """How the copy stands. Times are milliseconds since 1970, by the device's own clock."""
-
-    records: dict[str, int]
-    """By collection."""
-    version: int
-    checkpoint_at_ms: int | None
-    loading: bool
-    edits_waiting: int
-    edits_shown: int
-    edits_lost: int
-    loads: int
-    heals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +308,11 @@ class Replica:
         row = self._read(
             "SELECT version, checkpoint_at, staged_cursor <> x'', last_sequence - answered,"
             " last_sequence - mark,"
-            " (SELECT count(*) FROM edit WHERE outcome IN (3, 4, 5)), loads, heals FROM place"
+            " (SELECT count(*) FROM edit WHERE outcome IN (3, 4)),"
+            " (SELECT count(*) FROM edit WHERE outcome = 5), loads, heals FROM place"
         )[0]
-        return ReplicaSummary(dict(records), row[0], row[1], bool(row[2]), *row[3:])
+        aside = [str(path) for path in self._file.set_aside_files()]
+        return ReplicaSummary(dict(records), row[0], row[1], bool(row[2]), *row[3:], aside)
 
     def _cursor(self, which: str) -> bytes:
         ((self._copy_id, cursor),) = self._read(f"SELECT copy_id, {which} FROM place")  # noqa: S608 -- our own words

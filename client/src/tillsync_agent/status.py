@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
-from tillsync_agent.entries import Summary
+from tillsync_agent.entries import ReplicaSummary, Summary
 from tillsync_agent.reconciliation import Reconciliation
 
 # A smaller difference between two clocks is nobody's concern.
@@ -44,6 +44,8 @@ class Status:
     reconciliation: Reconciliation
     set_aside: list[str]
     """Outbox files that were unusable."""
+    replica: ReplicaSummary | None
+    """None: nothing was ever loaded or edited here."""
     problems: list[str]
     """Sentences for a person; empty when all is well."""
 
@@ -62,6 +64,7 @@ def of(
     now: datetime,
     set_aside: Sequence[Path] = (),
     reconciliation: Reconciliation | None = None,
+    replica: ReplicaSummary | None = None,
 ) -> Status:
     """Puts the pieces together and says what is wrong, if anything is."""
     compared = reconciliation or Reconciliation()
@@ -87,6 +90,7 @@ def of(
         link=note,
         reconciliation=compared,
         set_aside=[str(path) for path in set_aside],
+        replica=replica,
         problems=[
             problem
             for problem in (
@@ -97,6 +101,7 @@ def of(
                 _suspect(note),
                 clock_sentence(clock_offset_ms),
                 *map(_set_aside, set_aside),
+                *_replica_problems(replica),
                 *differences(compared),
             )
             if problem
@@ -179,6 +184,8 @@ def lines(status: Status) -> list[tuple[str, str]]:
         ("next try", link.next_try_at or "-"),
         ("compared", _compared(status.reconciliation)),
     ]
+    if status.replica:
+        rows += _replica_lines(status.replica)
     return rows + [("ATTENTION", problem) for problem in status.problems]
 
 
@@ -212,6 +219,36 @@ def _dead(summary: Summary) -> str:
     return (
         f"{summary.dead_letters} events were refused by head office: `tillsync-agent dead-letters`"
     )
+
+
+def _replica_lines(replica: ReplicaSummary) -> list[tuple[str, str]]:
+    records = ", ".join(f"{count} {name}" for name, count in replica.records.items())
+    at_ms = replica.checkpoint_at_ms
+    at = _text(datetime.fromtimestamp(at_ms / 1000, UTC)) if at_ms is not None else ""
+    copy = f"version {replica.version}, {at}" if at else "never loaded"
+    return [
+        ("records", records or "none"),
+        ("copy", copy + ("; more is being received" if replica.loading else "")),
+        ("edits", f"{replica.edits_waiting} wait, {replica.edits_shown} over the copy"),
+        ("edits that lost", f"{replica.edits_lost}, parked ones included"),
+        ("copy loaded", f"{replica.loads} times, healed {replica.heals} times"),
+    ]
+
+
+def _replica_problems(replica: ReplicaSummary | None) -> list[str]:
+    if replica is None:
+        return []
+    problems = [
+        f"the replica was unusable and lies in {path}: edits that could not be read from it may be "
+        "missing at head office; compare with `tillsync-agent edits`, then move the file away"
+        for path in replica.set_aside
+    ]
+    if replica.edits_rejected:
+        problems.append(
+            f"{replica.edits_rejected} edits of records were refused by head office: "
+            "`tillsync-agent edits`"
+        )
+    return problems
 
 
 def _set_aside(path: Path) -> str:
