@@ -70,11 +70,11 @@ class LocalEdit:
     collection: str
     store_id: str
     record_id: str
-    kind: int
+    kind: pb.MutationKind.ValueType
     base_version: int
     body: str
     made_at_ms: int
-    outcome: int
+    outcome: pb.MutationOutcome.ValueType
     reason: str
     description: str
     shown: bool
@@ -311,8 +311,20 @@ class Replica:
             " (SELECT count(*) FROM edit WHERE outcome IN (3, 4)),"
             " (SELECT count(*) FROM edit WHERE outcome = 5), loads, heals FROM place"
         )[0]
-        aside = [str(path) for path in self._file.set_aside_files()]
-        return ReplicaSummary(dict(records), row[0], row[1], bool(row[2]), *row[3:], aside)
+        version, checkpoint_at_ms, loading, waiting, over, lost, rejected, loads, heals = row
+        return ReplicaSummary(
+            records=dict(records),
+            version=version,
+            checkpoint_at_ms=checkpoint_at_ms,
+            loading=bool(loading),
+            edits_waiting=waiting,
+            edits_shown=over,
+            edits_lost=lost,
+            edits_rejected=rejected,
+            loads=loads,
+            heals=heals,
+            set_aside=[str(path) for path in self._file.set_aside_files()],
+        )
 
     def _cursor(self, which: str) -> bytes:
         ((self._copy_id, cursor),) = self._read(f"SELECT copy_id, {which} FROM place")  # noqa: S608 -- our own words
