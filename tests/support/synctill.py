@@ -25,6 +25,7 @@ class SyncTill:
         self.settings = settings
         self.outbox = Outbox.open(settings.outbox_path, ballast_bytes=0)
         self.replica = Replica.open(settings.replica_path)
+        self.agent_steps: list[str] = []
 
     @classmethod
     async def enrolled(
@@ -46,7 +47,8 @@ class SyncTill:
 
     @asynccontextmanager
     async def agent(self, **arguments: object) -> AsyncIterator[Agent]:
-        arguments = {"outbox": self.outbox, "luck": lambda: 0.999} | arguments
+        quick = {"luck": lambda: 0.999, "on_step": self.agent_steps.append}
+        arguments = {"outbox": self.outbox} | quick | arguments
         async with Agent(self.settings, **arguments) as agent:
             yield agent
 
