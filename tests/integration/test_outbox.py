@@ -12,7 +12,8 @@ from tillsync.v1.event_pb2 import Event
 from tillsync.v1.retail_pb2 import Sale
 from tillsync_agent import EventNotRecordable, Outbox, OutboxUnavailable
 from tillsync_agent import statements as sql
-from tillsync_agent.outbox import MAX_HOLD_SECONDS, Settlement, default_path
+from tillsync_agent.files import default_path
+from tillsync_agent.outbox import MAX_HOLD_SECONDS, Settlement
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

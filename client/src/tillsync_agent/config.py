@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tillsync_agent.errors import SettingInvalid
-from tillsync_agent.files import unusable, write_shared
-from tillsync_agent.outbox import default_path
+from tillsync_agent.files import default_path, unusable, write_shared
 
 ENV_PREFIX = "TILLSYNC_AGENT_"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}

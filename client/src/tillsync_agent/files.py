@@ -12,7 +12,15 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+import platformdirs
+
 _OWNERS, _GROUPS = 0o600, 0o660
+
+
+def default_path() -> Path:
+    """`outbox.db` in TILLSYNC_AGENT_STATE_DIR, or in this user's data folder."""
+    folder = os.environ.get("TILLSYNC_AGENT_STATE_DIR")
+    return (Path(folder) if folder else platformdirs.user_data_path("tillsync")) / "outbox.db"
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -6,7 +6,6 @@ deleted by `prune()` only, and only after the service has acknowledged it.
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -15,14 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import platformdirs
-
 from tillsync.v1.event_pb2 import Event
 from tillsync_agent import books, envelope, filelock
 from tillsync_agent import statements as sql
 from tillsync_agent.daybooks import money_of
 from tillsync_agent.entries import OUTCOMES, DeadLetter, Receipt, Settlement, Summary, Waiting
 from tillsync_agent.errors import JoinRefused, OutboxInUse, OutboxUnavailable
+from tillsync_agent.files import default_path
 from tillsync_agent.ids import mint_epoch, mint_key
 from tillsync_agent.outboxfile import OutboxFile
 from tillsync_agent.storage import Connection, Cursor, check_durable, main_path, readable_rows
@@ -45,16 +43,9 @@ __all__ = [
     "Settlement",
     "Summary",
     "Waiting",
-    "default_path",
 ]
 
 _log = logging.getLogger(__name__)
-
-
-def default_path() -> Path:
-    """`outbox.db` in TILLSYNC_AGENT_STATE_DIR, or in this user's data folder."""
-    folder = os.environ.get("TILLSYNC_AGENT_STATE_DIR")
-    return (Path(folder) if folder else platformdirs.user_data_path("tillsync")) / "outbox.db"
 
 
 def _now() -> datetime:
@@ -240,6 +231,11 @@ class Outbox:
         """Under which number this outbox counts now."""
         epoch: int = self._read(sql.COUNTER)[0][1]
         return epoch
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event."""
+        return int(self._read(sql.COUNTER)[0][0])
 
     def start_new_epoch(self, *, another_device: bool = False) -> int:
         """Numbers what is recorded from now on as another outbox: this one was cloned, or belongs

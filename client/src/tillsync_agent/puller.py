@@ -1,8 +1,8 @@
 """Keeps the replica equal to the service: open → receive → apply, for as long as the agent lives.
 
-A till's own words go first: a pull is opened when no sale and no edit waits any more, and a load
-pauses while one does. Where they do not get through although the link is up, prices do not wait for
-ever.
+A till's own words go first: a pull is opened when the sales and edits that wait are sent, and a
+load pauses for them; not for those that are recorded meanwhile, or a busy till would never have
+today's prices. Where they do not get through although the link is up, prices do not wait for ever.
 """
 
 import asyncio
@@ -36,8 +36,9 @@ HEAL_EVERY_SECONDS = 60.0
 
 
 class Puller:
-    """Receives into one replica over one link. `uploads_wait` says whether anything of the till's
-    own is to be sent first. `on_step` hears "open", "message" and "applied"."""
+    """Receives into one replica over one link. `last_sale` gives the id of the newest sale, and
+    `uploads_wait` says whether one up to it, or an edit, is to be sent first. `on_step` hears
+    "open", "message" and "applied"."""
 
     def __init__(
         self,
@@ -47,7 +48,8 @@ class Puller:
         *,
         monotonic: Callable[[], float],
         worker: ThreadPoolExecutor,
-        uploads_wait: Callable[[], Awaitable[bool]],
+        last_sale: Callable[[], Awaitable[int]],
+        uploads_wait: Callable[[int], Awaitable[bool]],
         silence_seconds: float = SILENCE_SECONDS,
         on_step: Callable[[str], None] = lambda _step: None,
     ) -> None:
@@ -56,6 +58,7 @@ class Puller:
         self._state = state
         self._monotonic = monotonic
         self._worker = worker
+        self._last_sale = last_sale
         self._uploads_wait = uploads_wait
         self._silence_seconds = silence_seconds
         self._on_step = on_step
@@ -158,7 +161,8 @@ class Puller:
 
     async def _let_uploads_go_first(self, stop: asyncio.Event) -> None:
         patience_ends_at = self._monotonic() + UPLOADS_PATIENCE_SECONDS
-        while self._monotonic() < patience_ends_at and await self._uploads_wait():
+        last_sale = await self._last_sale()
+        while self._monotonic() < patience_ends_at and await self._uploads_wait(last_sale):
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), ASK_AGAIN_SECONDS)
                 return

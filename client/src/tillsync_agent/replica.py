@@ -17,8 +17,8 @@ from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import overlay, replica_edits
 from tillsync_agent.entries import ReplicaSummary
 from tillsync_agent.errors import EditRefused, RecordMissing, ReplicaReplaced
+from tillsync_agent.files import default_path
 from tillsync_agent.ids import mint_epoch, mint_key
-from tillsync_agent.outbox import default_path
 from tillsync_agent.outboxfile import OutboxFile
 from tillsync_agent.overlay import ADD, DELETE, PATCH, PUT, Record
 from tillsync_agent.replica_reading import (

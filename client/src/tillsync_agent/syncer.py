@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from logging import getLogger
+from typing import TypeVar
 
 from tillsync_agent.config import Settings
 from tillsync_agent.errors import OutboxUnavailable
@@ -19,6 +20,7 @@ from tillsync_agent.pusher import Pusher
 from tillsync_agent.replica import Replica
 
 _log = getLogger(__name__)
+T = TypeVar("T")
 
 AGAIN_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 60.0
@@ -85,12 +87,14 @@ class Syncer:
         )
 
     def _puller(self, replica: Replica, worker: ThreadPoolExecutor) -> Puller:
-        async def uploads_wait() -> bool:
-            loop = asyncio.get_running_loop()
-            waiting, held = await loop.run_in_executor(self._outbox_worker, self._outbox.backlog)
-            if waiting > held:
+        async def last_sale() -> int:
+            return await _on(self._outbox_worker, lambda: self._outbox.last_id)
+
+        async def uploads_wait(until_sale: int) -> bool:
+            waiting = await _on(self._outbox_worker, lambda: self._outbox.take(1))
+            if waiting and waiting[0].id <= until_sale:
                 return True
-            return await loop.run_in_executor(worker, replica.edits_wait)
+            return await _on(worker, replica.edits_wait)
 
         return Puller(
             replica,
@@ -98,9 +102,14 @@ class Syncer:
             self._state,
             monotonic=self._monotonic,
             worker=worker,
+            last_sale=last_sale,
             uploads_wait=uploads_wait,
             on_step=self._on_step,
         )
+
+
+async def _on(worker: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(worker, call)
 
 
 async def _keep_house(replica: Replica, worker: ThreadPoolExecutor, stop: asyncio.Event) -> None:
