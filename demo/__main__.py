@@ -22,7 +22,7 @@ from demo.verdict import Verdict
 from demo.view import View, console
 from tillsync_service.foundation.embedded import EmbeddedPostgresError
 
-WATCHDOG_SECONDS = 150.0
+WATCHDOG_SECONDS = 240.0
 
 
 @click.command()

@@ -16,6 +16,7 @@ from demo.headoffice import HeadOffice
 from demo.mishaps import Mishaps
 from demo.operator import Operator
 from demo.processes import Processes
+from demo.records import Records
 from demo.till import Look, Till
 from demo.verdict import Verdict, reckon
 from demo.view import View
@@ -66,6 +67,8 @@ class Day:
         baskets, _ = await asyncio.gather(self._read_baskets(), self._office.open())
         await self._open_tills(baskets, resources)
 
+        self._chronicle.phase = "head office imports its catalogue"
+        await self._records.publish(self._folder)
         mishaps = Mishaps(
             self._tills,
             self._office,
@@ -78,12 +81,18 @@ class Day:
         while not all(look.recorded for look in await self._looks()):  # noqa: ASYNC110 - see below
             await asyncio.sleep(GLANCE_SECONDS)
         self._chronicle.phase = "selling"
-        await mishaps.run()
+        await _all([mishaps.run(), self._records.change_a_price(self._folder)])
         await _all(till.sold_all() for till in self._tills)
 
         self._chronicle.phase = "closed; the last sales are sent"
         while any(look.waiting for look in await self._looks()):  # noqa: ASYNC110 - in other processes
             await asyncio.sleep(GLANCE_SECONDS)
+        self._chronicle.phase = "two tills edit records without a link"
+        await self._records.edit_offline()
+        self._chronicle.phase = "is anything missing?"
+        await self._records.lose_and_find()
+        self._chronicle.phase = "the copies are compared"
+        await self._records.compare()
         return await self._reckoning()
 
     async def _read_baskets(self) -> list[Basket]:
@@ -104,6 +113,14 @@ class Day:
             operator.open_chain, list(by_store), self._size.tills_per_store
         )
         self._books.open(self._office.access.admin_url, chain.tenant_id)
+        self._records = Records(
+            self._office,
+            operator,
+            chain.tenant_id,
+            tills=self._tills,
+            books=self._books,
+            chronicle=self._chronicle,
+        )
         tills = [
             (store, sales, number, code)
             for store, sales in by_store.items()
@@ -144,6 +161,7 @@ class Day:
             stored=await self._books.events(),
             totals=await self._books.totals(),
             chronicle=self._chronicle,
+            records=self._records.outcome,
             seconds=self._view.seconds,
         )
         await self._close_books()

@@ -87,6 +87,15 @@ class HeadOffice:
         counts = {name: count for count, name in _COUNT.findall(answer)}
         return int(counts.get("accepted", 0)), int(counts.get("duplicate", 0))
 
+    async def operate(self, *arguments: str) -> str:
+        """An operator's command at the running service; what it answered."""
+        settings = {
+            "TILLSYNC_SERVICE_ADDRESS": self.address,
+            "TILLSYNC_OPERATOR_TOKEN": self.operator_token,
+        }
+        name = f"tillsync-service {arguments[0]}"
+        return await self._processes.run(name, _SERVICE, *arguments, settings=settings)
+
     @property
     def _settings(self) -> dict[str, str]:
         return {

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import grpc
 
 from tillsync.v1 import admin_service_pb2 as pb
+from tillsync.v1 import books_service_pb2 as books_pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
+from tillsync.v1.books_service_pb2_grpc import BooksServiceStub
 
 CALL_SECONDS = 20.0
 
@@ -35,6 +37,15 @@ class Operator:
                 tenant_id,
                 {name: self._open_store(tenant_id, name, tills_per_store) for name in stores},
             )
+
+    def missing(self, tenant_id: str) -> int:
+        """How many sales are missing from the chain's tills, by what they said of themselves."""
+        with grpc.insecure_channel(self._address) as channel:
+            asked = books_pb.ListMissingRequest(tenant_id=tenant_id)
+            answer = BooksServiceStub(channel).ListMissing(
+                asked, metadata=self._metadata, timeout=CALL_SECONDS
+            )
+        return sum(device.missing_events for device in answer.devices)
 
     def _create_tenant(self, name: str) -> str:
         asked = pb.CreateTenantRequest(name=name)

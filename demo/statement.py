@@ -1,5 +1,7 @@
 """The verdict as a person reads it: a line for each till, the sums, and a sentence."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -32,10 +34,30 @@ def pronounce(out: Console, verdict: Verdict, chronicle: Chronicle) -> None:
         f"{verdict.total('recorded_twice'):,} sales were recorded twice at a till, and "
         f"{verdict.total('duplicates'):,} times head office was sent one it had: each counts once."
     )
+    records = verdict.records
+    out.print(
+        f"{records.products:,} products are on every till: {records.replicas_equal} copies are "
+        f"what PostgreSQL holds. A price that changed in the middle of the day was on "
+        f"{_half_and_last(records.price_seconds)}."
+    )
+    out.print(
+        f"{records.missing_found} sales that head office had lost were found missing, and "
+        f"{records.missing_healed} came home; {records.conflicts_audited} edit met another one, "
+        "and both sides are kept."
+    )
     for fault in verdict.faults:
         out.print(fault, style="bold red")
     if verdict.is_good:
         out.print("Nothing is lost, nothing is doubled, and the money agrees.", style="bold green")
+
+
+def _half_and_last(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "no till"
+    half, last = seconds[len(seconds) // 2], seconds[-1]
+    return (
+        f"half of the tills after {half:.1f} s, and on the last, cut off or not, after {last:.1f} s"
+    )
 
 
 def _table(verdict: Verdict, *, with_stories: bool) -> Table:

@@ -21,6 +21,14 @@ LINK_POLL_SECONDS = 0.1
 _AGENT = program("tillsync-agent")
 # A day of the demo lasts less than a minute: an agent that waited a minute would miss it.
 _AGENT_SETTINGS = {"TILLSYNC_AGENT_MAX_WAIT_SECONDS": "2"}
+_COPY = (
+    "SELECT p.collection, r.record_id, r.body FROM part p JOIN record r USING (part_id)"
+    " WHERE p.state = 'visible'"
+)
+_RECORD = (
+    "SELECT r.body FROM part p CROSS JOIN record r USING (part_id)"
+    " WHERE p.state = 'visible' AND p.collection = ? AND r.record_id = ?"
+)
 _STATES = "SELECT state, count(*) FROM tillsync_event GROUP BY state"
 
 
@@ -42,6 +50,7 @@ class Till:
     ) -> None:
         self.number = number
         self.device_id = ""
+        self.store_id = ""
         self.store = store
         self.sales = sales
         self._folder = folder
@@ -55,10 +64,11 @@ class Till:
     async def install(self, office_port: int, code: str, resources: AsyncExitStack) -> None:
         """Lays the line, trades the code for an identity, starts the agent."""
         self._relay = await resources.enter_async_context(Relay(office_port))
-        answer = await self._agent_command(
+        answer = await self.agent_command(
             "enroll", "--service", self._relay.address, "--code", code, "--name", self._name
         )
-        self.device_id = json.loads(answer)["device_id"]
+        identity = json.loads(answer)
+        self.device_id, self.store_id = identity["device_id"], identity["store_id"]
         await self.start_agent()
 
     async def start_agent(self) -> None:
@@ -105,7 +115,7 @@ class Till:
     async def export(self) -> Path:
         """What waits, in a file for a USB stick."""
         file = self._folder / "stick.tillsync"
-        await self._agent_command("export", str(file))
+        await self.agent_command("export", str(file))
         return file
 
     def look(self) -> Look:
@@ -131,7 +141,30 @@ class Till:
     def _name(self) -> str:
         return f"till {self.number}"
 
-    async def _agent_command(self, command: str, *arguments: str) -> str:
+    async def edit(self, kind: str, collection: str, record_id: str, fields: str) -> None:
+        """What its program does with a record, by the agent's command."""
+        await self.agent_command("edit", kind, collection, record_id, fields)
+
+    def record(self, collection: str, record_id: str) -> str | None:
+        """A record of its copy, past the programs that write it."""
+        for body in self._copied(_RECORD, collection, record_id):
+            return str(body[0])
+        return None
+
+    def copy(self) -> dict[tuple[str, str], str]:
+        """Its whole copy: (collection, record) to body."""
+        return {(collection, id_): body for collection, id_, body in self._copied(_COPY)}
+
+    def _copied(self, query: str, *values: str) -> list[tuple[str, ...]]:
+        replica = self._state / "replica.db"
+        if not replica.exists():
+            return []
+        with closing(sqlite3.connect(f"{replica.as_uri()}?mode=ro", uri=True)) as connection:
+            rows: list[tuple[str, ...]] = connection.execute(query, values).fetchall()
+        return rows
+
+    async def agent_command(self, command: str, *arguments: str) -> str:
+        """What the agent's command answered. Raises DemoFailed unless it ended with 0."""
         return await self._processes.run(
             f"{self._name} {command}",
             _AGENT, "--state-dir", str(self._state), command, *arguments,

@@ -9,6 +9,7 @@ from demo import ledger
 from demo.books import Stored
 from demo.chronicle import Chronicle
 from demo.ledger import Entry
+from demo.records import Outcome, must_be_right
 from demo.till import Look, Till
 
 
@@ -36,6 +37,7 @@ class Verdict:
 
     accounts: tuple[Account, ...]
     faults: tuple[str, ...]
+    records: Outcome
     seconds: float
 
     @property
@@ -55,6 +57,10 @@ class Verdict:
                 "doubled": self.total("doubled"),
                 "money_recorded_minor": self.total("money_recorded"),
                 "money_stored_minor": self.total("money_stored"),
+                "replicas_equal": self.records.replicas_equal,
+                "missing_found": self.records.missing_found,
+                "missing_healed": self.records.missing_healed,
+                "conflicts_audited": self.records.conflicts_audited,
                 "seconds": round(self.seconds, 1),
             }
         )
@@ -67,6 +73,7 @@ def reckon(
     stored: Sequence[Stored],
     totals: Mapping[str, tuple[int, int]],
     chronicle: Chronicle,
+    records: Outcome,
     seconds: float,
 ) -> Verdict:
     """`looks` are the last ones at each till; `totals` are the service's own, by device."""
@@ -89,7 +96,8 @@ def reckon(
     faults = [fault for account in accounts for fault in account.faults]
     if strangers:
         faults.append(f"{len(strangers)} sales are stored that no till ever recorded")
-    return Verdict(accounts, tuple(faults), seconds)
+    faults += must_be_right(records, len(tills))
+    return Verdict(accounts, tuple(faults), records, seconds)
 
 
 def _account(

@@ -16,6 +16,7 @@ from demo import ledger
 from demo.books import Stored
 from demo.chronicle import Chronicle
 from demo.ledger import Entry, Ledger
+from demo.records import Outcome
 from demo.till import Look, Till
 from demo.verdict import Verdict, reckon
 from tillsync.v1.event_pb2 import Event
@@ -50,20 +51,32 @@ def test_nothing_is_missing_after_a_day_of_mishaps():
         "doubled",
         "money_recorded_minor",
         "money_stored_minor",
+        "replicas_equal",
+        "missing_found",
+        "missing_healed",
+        "conflicts_audited",
         "seconds",
     ]
     assert verdict["recorded"] == verdict["stored"] == SALES
     assert verdict["lost"] == verdict["doubled"] == 0
     assert verdict["money_recorded_minor"] == verdict["money_stored_minor"] > 0
     assert verdict["duplicates"] > 0
+    assert verdict["replicas_equal"] == 4
+    assert verdict["missing_found"] == verdict["missing_healed"] == 2
+    assert verdict["conflicts_audited"] == 1
     for mishap in (
         "link cut",
         "agent killed",
         "program killed",
         "service killed",
         "PostgreSQL stopped",
+        "a price changes at head office",
+        "2 of its sales lost at head office",
     ):
         assert mishap in demo.stdout
+
+
+RIGHT = {"replicas_equal": 1, "missing_found": 2, "missing_healed": 2, "conflicts_audited": 1}
 
 
 def sale(key: str, minor_units: int = 1250) -> Entry:
@@ -83,13 +96,16 @@ def verdict_on(tmp_path):
     for key in ("a", "b", "c"):
         book.write(sale(key))
 
-    def verdict(*stored: Stored, look: Look | None = None, money: int = 3750) -> Verdict:
+    def verdict(
+        *stored: Stored, look: Look | None = None, money: int = 3750, **records: int
+    ) -> Verdict:
         return reckon(
             [till],
             [look or Look(recorded=3)],
             stored=stored,
             totals={"device 1": (len(stored), money)},
             chronicle=Chronicle(),
+            records=Outcome(**(RIGHT | records)),
             seconds=1.0,
         )
 
@@ -127,6 +143,24 @@ def test_the_verdict_looks_at_the_outbox_and_at_the_services_totals(verdict_on):
     assert verdict_on(*rows, look=Look(3, waiting=1)).faults == ("till 1: 1 sales still wait",)
     assert verdict_on(*rows, look=Look(3, refused=1)).faults == ("till 1: 1 sales refused",)
     assert verdict_on(*rows, money=3749).faults == ("till 1: the service's own day totals differ",)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("replicas_equal", "copies are not what PostgreSQL holds"),
+        ("missing_found", "missing sales were found"),
+        ("missing_healed", "came home"),
+        ("conflicts_audited", "conflicts were kept"),
+    ],
+)
+def test_the_verdict_is_bad_when_records_are(verdict_on, column, words):
+    """A till's copy that differs, a loss that nobody saw or that did not come home, and a conflict
+    without a trace are faults too."""
+    verdict = verdict_on(row("a"), row("b"), row("c"), **{column: 0})
+
+    assert not verdict.is_good
+    assert words in " ".join(verdict.faults)
 
 
 def test_a_ledger_that_was_cut_short_goes_on_behind_its_last_whole_line(tmp_path):
