@@ -308,3 +308,19 @@ def test_edits_are_forgotten_when_head_office_has_had_them_for_long(replica):
 
     assert [edit.sequence for edit in replica.edits()] == [2]
     assert json.loads(replica.edits()[0].body) == {"n": -1}
+
+
+def test_large_edits_are_pushed_in_messages_that_can_be_sent(replica):
+    """A till edits hundreds of long texts offline: they go home in several calls, each of a size
+    that gRPC takes, in their order."""
+    replica.receive(a_load([a_block("product", products(1))]))
+    for number in range(60):
+        replica.put("product", f"p{number}", {"text": "x" * 60_000})
+
+    sent = []
+    while (batch := replica.edits_to_push(500)[1]) != []:
+        assert sum(mutation.ByteSize() for mutation in batch) < 2_000_000
+        sent += [mutation.sequence for mutation in batch]
+        replica.answered([MutationResult(sequence=m.sequence, outcome=1) for m in batch], 0)
+
+    assert sent == list(range(1, 61))

@@ -9,6 +9,9 @@ from tillsync_agent.ids import mint_epoch
 from tillsync_agent.overlay import Layer
 from tillsync_agent.storage import Cursor
 
+# Well below what a gRPC message may have; one edit is sent however large.
+MAX_PUSH_BYTES = 1_000_000
+
 _WAITING = (
     "SELECT sequence, collection, store_id, record_id, kind, base_version, body, edit_id FROM edit"
     " WHERE epoch = (SELECT epoch FROM place) AND sequence > (SELECT answered FROM place)"
@@ -62,7 +65,13 @@ def to_push(limit: int, cursor: Cursor) -> tuple[int, list[pb.Mutation]]:
     """The epoch, and the oldest edits without an answer; that they are on their way is on the disk
     before they are."""
     (epoch,) = cursor.execute("SELECT epoch FROM place").fetchone()
-    rows = cursor.execute(_WAITING, (limit,)).fetchall()
+    rows: list[tuple[Any, ...]] = []
+    size_bytes = 0
+    for row in cursor.execute(_WAITING, (limit,)):
+        size_bytes += len(row[6].encode())
+        if rows and size_bytes > MAX_PUSH_BYTES:
+            break
+        rows.append(row)
     if rows:
         cursor.execute("UPDATE place SET pushed = max(pushed, ?)", (rows[-1][0],))
     return epoch, [

@@ -101,9 +101,10 @@ MAX_PAGE_RECORDS = 1_000
 MAX_PAGE_BYTES = 256 * 1024
 # Streams that are behind and read the database, at once in this replica; the others wait for them.
 MAX_STREAMS_BEHIND = 64
-# What a replica remembers of a tenant's latest changes, for its live streams.
+# What a replica remembers of a tenant's latest changes, for its live streams; a stream may be sent
+# all of it in one message.
 MAX_TAIL_RECORDS = 2_000
-MAX_TAIL_BYTES = 4 * 1024 * 1024
+MAX_TAIL_BYTES = 1024 * 1024
 MAX_TAIL_BATCHES = 100
 # Who is served for longer than this while others wait comes again later; it loses nothing.
 BEHIND_TURN_SECONDS = 10.0
