@@ -248,7 +248,7 @@ async def test_an_address_that_does_not_answer_loses_nothing(tmp_path, service, 
     till.close()
 
 
-async def test_a_captive_portal_is_not_head_office(tmp_path, service):
+async def test_f20_a_captive_portal_is_not_head_office(tmp_path, service):
     """The shop's guest network answers every connection with a web page: the sales wait."""
 
     async def portal(reader, writer):

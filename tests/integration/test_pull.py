@@ -291,3 +291,24 @@ async def test_nothing_of_another_tenant_is_sent(office, till, books, database, 
     await office.write("product", products(1))
 
     assert (await till.pull()).records == await office.records(TENANT)
+
+
+async def test_f21_a_herd_of_tills_is_served_in_turns(
+    database, database_url, office, books, device
+):
+    """The service comes back and sixty tills want everything at once, of which it serves two at a
+    time: none is sent away, and each has its copy in the end."""
+    await office.write("product", products(40))
+    devices = [await books.enrol(device.tenant_id) for _ in range(60)]
+    async with sync_served(database, database_url, page_records=10, max_behind=2) as served:
+
+        async def load(each):
+            async with PullingDevice(served.address, each) as till:
+                while not till.copy.checkpoint_cursor:
+                    await till.pull()
+                return till.copy.records
+
+        copies = await asyncio.gather(*map(load, devices))
+
+    wanted = await office.records()
+    assert all(copy == wanted for copy in copies)

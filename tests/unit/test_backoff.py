@@ -21,7 +21,7 @@ def test_a_till_never_waits_longer_than_the_cap_above_what_the_service_asked(tri
     assert asked <= wait <= asked + 60.0
 
 
-def test_a_fleet_at_the_cap_comes_back_spread_over_the_whole_minute():
+def test_f22_a_fleet_at_the_cap_comes_back_spread_over_the_whole_minute():
     """Ten thousand tills lost the service for an hour: their next tries are spread evenly over the
     cap, and not all at its end, as with jitter before the cap (F22)."""
     chance = random.Random(7)
