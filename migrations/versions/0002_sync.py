@@ -160,6 +160,8 @@ BOOKS = (
     CREATE INDEX event_by_number
     ON tillsync.event (tenant_id, device_id, outbox_epoch, device_sequence)
     """,
+    # Serves quarantined: what of a device's own was put aside.
+    "CREATE INDEX quarantine_by_device ON tillsync.quarantine (tenant_id, device_id)",
     # How far a device says it has counted.
     """
     CREATE TABLE tillsync.outbox_claim (
@@ -268,6 +270,7 @@ UPGRADE = (*PLACES, *RECORDS, *EDITS, *BOOKS, *SECURITY)
 DOWNGRADE = (
     *(f"DROP TABLE tillsync.{table}" for table in reversed(TABLES)),
     "DROP INDEX tillsync.event_by_number",
+    "DROP INDEX tillsync.quarantine_by_device",
     "ALTER TABLE tillsync.device DROP COLUMN placed_version",
     "ALTER TABLE tillsync.tenant_head DROP COLUMN horizon",
 )

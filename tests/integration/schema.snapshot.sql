@@ -260,6 +260,7 @@ CREATE INDEX device_secret_by_hash ON tillsync.device_secret USING btree (secret
 CREATE INDEX enrolment_code_by_hash ON tillsync.enrolment_code USING btree (code_hash)
 CREATE INDEX event_by_number ON tillsync.event USING btree (tenant_id, device_id, outbox_epoch, device_sequence)
 CREATE INDEX mutation_progress_by_version ON tillsync.mutation_progress USING btree (tenant_id, version)
+CREATE INDEX quarantine_by_device ON tillsync.quarantine USING btree (tenant_id, device_id)
 CREATE INDEX record_deleted ON tillsync.record USING btree (tenant_id, changed_at) WHERE (body IS NULL)
 CREATE INDEX waiver_by_device ON tillsync.waiver USING btree (tenant_id, device_id)
 CREATE UNIQUE INDEX audit_pkey ON tillsync.audit USING btree (tenant_id, audit_id)
