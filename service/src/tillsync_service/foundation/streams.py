@@ -27,6 +27,34 @@ async def one_ahead(
         await asyncio.gather(coming, return_exceptions=True)
 
 
+async def or_none_every(
+    items: AsyncGenerator[T, None], seconds: float
+) -> AsyncGenerator[T | None, None]:
+    """The items, and None whenever the next one takes longer than `seconds`. None is made before
+    the one before it was used. Closes `items`."""
+    coming: asyncio.Future[T | object] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(items, _as_it_is))
+            if not (await asyncio.wait([coming], timeout=seconds))[0]:
+                yield None
+                continue
+            if (item := coming.result()) is _END:
+                return
+            coming = None
+            yield item  # type: ignore[misc]  # what is not _END is an item
+            del item
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await items.aclose()
+
+
+async def _as_it_is(item: T) -> T:
+    return item
+
+
 async def _next(items: AsyncIterator[T], work: Callable[[T], Awaitable[Result]]) -> Result | object:
     try:
         item = await anext(items)

@@ -3,14 +3,14 @@ is live, what the tail says."""
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import Row
 from tillsync_service.foundation.identity import Device
-from tillsync_service.foundation.streams import one_ahead
+from tillsync_service.foundation.streams import one_ahead, or_none_every
 from tillsync_service.sync.cursors import Cursor
 from tillsync_service.sync.pull import Checkpoint, Step
 from tillsync_service.sync.read_store import Batch, ReadStore
@@ -28,6 +28,7 @@ class Pulls:
         *,
         max_behind: int = limits.MAX_STREAMS_BEHIND,
         heartbeat_seconds: float = limits.HEARTBEAT_SECONDS,
+        patience_seconds: float = limits.PEER_PATIENCE_SECONDS,
         luck: Callable[[], float] = random.random,
     ) -> None:
         """`luck` gives numbers from [0, 1): streams that began together do not end together."""
@@ -35,6 +36,7 @@ class Pulls:
         self._tails = tails
         self._behind = asyncio.Semaphore(max_behind)
         self._heartbeat_seconds = heartbeat_seconds
+        self._patience_seconds = patience_seconds
         self._luck = luck
 
     async def stream(
@@ -46,40 +48,47 @@ class Pulls:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + limits.MAX_PULL_SECONDS * (1 - 0.2 * self._luck())
         while loop.time() < ends_at:
-            async for step in self._catching_up(device, cursor, reload):
-                cursor = step.cursor
-                yield step
+            behind = self._catching_up(device, cursor, reload)
+            async with aclosing(or_none_every(behind, self._heartbeat_seconds)) as steps:
+                async for step in steps:
+                    cursor = cursor if step is None else step.cursor
+                    yield step
             if cursor is None or not cursor.whole or not live:
                 return
             reload = ()
-            async for news in self._following(device, cursor, ends_at):
-                cursor = cursor if news is None else news.cursor
-                yield news
+            async with aclosing(self._following(device, cursor, ends_at)) as following:
+                async for news in following:
+                    cursor = cursor if news is None else news.cursor
+                    yield news
 
     async def _catching_up(
         self, device: Device, cursor: Cursor | None, reload: Sequence[str]
-    ) -> AsyncIterator[Step]:
+    ) -> AsyncGenerator[Step, None]:
         """Steps up to a checkpoint, the next one read while one is sent. Ends without one when the
         turn is over and others wait."""
-        async with self._behind:
+        async with _turn(self._behind) as turn:
             loop = asyncio.get_running_loop()
             turn_ends_at = loop.time() + limits.BEHIND_TURN_SECONDS
             steps = _steps(self._store, device, cursor, reload)
             async with aclosing(one_ahead(steps, _as_it_is)) as made:
                 async for step in made:
-                    yield step
-                    if self._behind.locked() and loop.time() > turn_ends_at:
+                    with turn.lent_if_slow(self._patience_seconds):
+                        yield step
+                    if self._behind.locked() and (turn.is_lent or loop.time() > turn_ends_at):
                         return
+                    await turn.take_back()
 
     async def _following(
         self, device: Device, cursor: Cursor, ends_at: float
-    ) -> AsyncIterator[Step | None]:
+    ) -> AsyncGenerator[Step | None, None]:
         """What happens from `cursor`, a checkpoint's, on. Ends when the tail cannot tell."""
         loop = asyncio.get_running_loop()
         scope = cursor.store_id
         position = cursor.position
         async with self._tails.followed(device.tenant_id, cursor) as tail:
-            while (left_seconds := ends_at - loop.time()) > 0:
+            # News of others are no word for this one: its peer hears nothing meanwhile.
+            silent_until = loop.time() + self._heartbeat_seconds
+            while loop.time() < ends_at:
                 batches = tail.since(position, scope)
                 if batches is None or tail.position < 0:
                     return
@@ -91,14 +100,55 @@ class Pulls:
                     if step.checkpoint is not None:
                         yield step
                         cursor = step.cursor
-                    continue
-                if not await _grown(tail, min(self._heartbeat_seconds, left_seconds)):
-                    if cursor.position == position:
-                        yield None
+                        silent_until = loop.time() + self._heartbeat_seconds
                         continue
+                if await _grown(tail, min(silent_until, ends_at) - loop.time()):
+                    continue
+                if cursor.position == position:
+                    yield None
+                else:
                     # How far it is, although nothing was for it: the horizon moves on, too.
                     cursor = replace(cursor, position=position)
                     yield Step(cursor, checkpoint=_NOTHING)
+                silent_until = loop.time() + self._heartbeat_seconds
+
+
+class _Turn:
+    """A place among those who are behind. Made by `_turn`, which holds it."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self.is_lent = False
+        """Whether others may have the place, because the peer does not take what it was sent."""
+
+    @contextmanager
+    def lent_if_slow(self, patience_seconds: float) -> Iterator[None]:
+        """While a peer takes a step. gRPC waits for it, and nobody can end that."""
+        timer = asyncio.get_running_loop().call_later(patience_seconds, self.give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def take_back(self) -> None:
+        if self.is_lent:
+            await self._places.acquire()
+            self.is_lent = False
+
+    def give_back(self) -> None:
+        if not self.is_lent:
+            self.is_lent = True
+            self._places.release()
+
+
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[_Turn]:
+    await places.acquire()
+    turn = _Turn(places)
+    try:
+        yield turn
+    finally:
+        turn.give_back()
 
 
 _NOTHING = Checkpoint((), (), None, complete=False)
