@@ -7,9 +7,11 @@ import grpc
 import pytest
 
 from support.builders import a_device
+from support.polling import eventually
 from support.service import failure_of
 from support.sync import HeadOffice, PullingDevice, sync_served
 from tillsync.v1 import sync_service_pb2 as pb
+from tillsync_service.foundation.db import Database
 
 
 @pytest.fixture
@@ -225,3 +227,34 @@ async def test_a_device_that_nobody_knows_pushes_nothing(office, served, device)
         assert failure.reason == "TENANT_GONE"
         assert (await failure_of(ghost.pull())).reason == "TENANT_GONE"
     assert await office.records() == {}
+
+
+async def test_tills_that_wait_for_an_import_hold_up_no_other_retailer(
+    database_url, office, device, books, migrator
+):
+    """An import of one retailer's holds the lock while twenty of its tills push: another retailer's
+    till pulls as if nothing were."""
+    sync = await Database.connect(database_url, connections=3)
+    async with (
+        sync_served(sync, database_url) as served,
+        PullingDevice(served.address, device) as busy,
+        PullingDevice(served.address, await books.enrol()) as other,
+    ):
+        await other.pull()  # connections are there
+        async with migrator.transaction():
+            await migrator.execute(
+                "SELECT FROM tillsync.tenant_head WHERE tenant_id = $1 AND stream = 'record'"
+                " FOR UPDATE",
+                device.tenant_id,
+            )
+            pushes = [asyncio.create_task(busy.push(1 + n, edit(1, "ADD"))) for n in range(20)]
+            await eventually(lambda: _waits_for_a_lock(migrator))
+            await asyncio.wait_for(other.pull(), 3)  # before any wait for the lock is given up
+        receipts = await asyncio.gather(*pushes)
+    await sync.close()
+
+    assert [outcomes(receipt) for receipt in receipts] == [["APPLIED"]] * 20
+
+
+async def _waits_for_a_lock(migrator):
+    return await migrator.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")

@@ -1,10 +1,12 @@
 """Applies devices' edits under the order rule: lock the record head, look, judge, write, commit."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation.db import Database, Row, Transaction, statements
@@ -45,6 +47,7 @@ class EditStore:
     def __init__(self, database: Database, changed: Callable[[UUID], None]) -> None:
         self._database = database
         self._changed = changed
+        self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def push(self, device: Device, epoch: int, edits: Sequence[Edit]) -> Receipt:
         """Applies what is new of the edits, each once, all in one transaction, committed.
@@ -52,7 +55,10 @@ class EditStore:
         Raises StateForbids (MUTATION_REUSED), NotFound for a tenant or device that is gone."""
         tenant_id = device.tenant_id
         lock = LOCK_HEAD.format(tenant=tenant_id)
-        async with self._database.transaction(tenant_id, then=lock) as transaction:
+        # One at a time waits for the head row, on a connection: while an import holds it, the
+        # others of the tenant would keep every connection from every other tenant.
+        turn = self._turns.setdefault(tenant_id, asyncio.Lock())
+        async with turn, self._database.transaction(tenant_id, then=lock) as transaction:
             place = await transaction.fetch_one(
                 _SQL["push_place"], tenant_id, device.device_id, epoch
             )
