@@ -58,6 +58,7 @@ def test_a_body_is_short_and_sorted():
         ('{"\\udfff":1}', "lone surrogate"),
         ('{"a":"\n"}', "Not JSON"),
         ("[" * 60_000, "Not JSON"),
+        ('{"a":' + "[" * 900 + "]" * 900 + "}", "within each other"),
         ('{"a":' * 9_000 + "1" + "}" * 9_000, "Not JSON"),
     ],
 )

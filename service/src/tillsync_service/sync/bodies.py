@@ -26,7 +26,7 @@ def parsed(text: str) -> dict[str, Any]:
         raise NotStorable(f"Not JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise NotStorable('Not a JSON object, as in {"name": "espresso"}.')
-    if text.count("{") + text.count("[") > _MAX_DEPTH and _depth(fields) > _MAX_DEPTH:
+    if text.count("{") + text.count("[") > _MAX_DEPTH and _is_deep(fields):
         raise NotStorable(f"More than {_MAX_DEPTH} values within each other.")
     return fields
 
@@ -63,9 +63,16 @@ def digest_bytes(digest: int) -> bytes:
     return (digest % DIGEST_MODULUS).to_bytes(_HASH_BYTES, "big")
 
 
-def _depth(value: object) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+def _is_deep(fields: dict[str, Any]) -> bool:
+    level: list[Any] = [fields]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
 def _refuse_constant(name: str) -> NoReturn:
