@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,7 @@ from support.service import failure_of
 from support.sync import Copy, HeadOffice, PullingDevice, sync_served
 from tillsync.v1.sync_service_pb2 import LoadReason
 from tillsync_service.app import utc_now
-from tillsync_service.sync import wire
+from tillsync_service.sync import cursors, wire
 from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.scopes import TENANT
 
@@ -281,6 +282,24 @@ async def test_cursors_that_are_none_are_refused_by_name(office, till, books, de
     assert unknown.reason == "COLLECTION_UNKNOWN"
     assert "reload_collections" in unknown.text
     assert till.copy.records == await office.records()
+
+
+async def test_a_forged_cursor_shows_no_other_stores_records(office, till, device):
+    """A till that writes its own cursor, checksum and all, is sent nothing of another store, and
+    what is no cursor at all is refused like any other."""
+    there = uuid4()
+    await office.write("price", {"p001": {"minor": 1}}, scope=there)
+    await till.pull()
+    honest = cursors.decoded(device.tenant_id, till.copy.cursor)
+
+    for forged in (
+        replace(honest, whole=False, load=(("price", there),)),
+        replace(honest, load=(("price", device.store_id),), after="\0"),
+        replace(honest, position=float("inf")),
+    ):
+        raw = cursors.encoded(device.tenant_id, forged)
+        assert (await failure_of(till.pull(cursor=raw))).reason == "CURSOR_INVALID"
+    assert till.copy.records == {}
 
 
 async def test_nothing_of_another_tenant_is_sent(office, till, books, database, migrator):

@@ -43,8 +43,8 @@ class Cursor:
 
 
 def encoded(tenant_id: UUID, cursor: Cursor) -> bytes:
-    """The cursor for the device. It says nothing that the device may not do: the checksum is
-    against accidents, and against another tenant's cursor."""
+    """The cursor for the device. The checksum is against accidents, and against another tenant's
+    cursor; whoever forges one is sent nothing that the device may not have."""
     fields = (
         cursor.history_id.hex,
         cursor.position,
@@ -63,13 +63,15 @@ def decoded(tenant_id: UUID, raw: bytes) -> Cursor | None:
         return None
     check, text = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
     if len(raw) > MAX_CURSOR_BYTES or check != _check(tenant_id, text):
-        raise _invalid()
+        raise invalid()
     try:
         history, position, store, whole, load, after = json.loads(text)
         parts = tuple((str(collection), UUID(scope)) for collection, scope in load)
+        if "\0" in after or any("\0" in collection for collection, _ in parts):
+            raise invalid()  # no text of the database's
         return Cursor(UUID(history), int(position), UUID(store), bool(whole), parts, str(after))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise _invalid() from None
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
+        raise invalid() from None
 
 
 def reload_of(collections: Iterable[str], cursor: Cursor | None) -> list[str]:
@@ -87,7 +89,7 @@ def _check(tenant_id: UUID, text: bytes) -> bytes:
     return hashlib.sha256(tenant_id.bytes + text).digest()[:_CHECK_BYTES]
 
 
-def _invalid() -> InvalidRequest:
+def invalid() -> InvalidRequest:
     return InvalidRequest(
         "cursor",
         "Not a cursor that this service gave to this tenant; pull without one.",

@@ -9,7 +9,7 @@ from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import Database, Role, Row, Transaction, statements
 from tillsync_service.foundation.errors import InvalidRequest, NotFound
 from tillsync_service.foundation.identity import Device
-from tillsync_service.sync import pull
+from tillsync_service.sync import cursors, pull
 from tillsync_service.sync.cursors import Cursor
 from tillsync_service.sync.pull import Checkpoint, Place, Step
 from tillsync_service.sync.scopes import TENANT
@@ -50,7 +50,8 @@ class ReadStore:
 
     async def step(self, device: Device, cursor: Cursor | None, reload: Sequence[str]) -> Step:
         """What the device is sent after `cursor`; `reload` names collections to be loaded anew.
-        Raises NotFound for a device that is gone, InvalidRequest for a collection that is not."""
+        Raises NotFound for a device that is gone, InvalidRequest for a collection that is not and
+        for a cursor that was not given to anybody."""
         async with self._database.transaction(device.tenant_id, snapshot=True) as transaction:
             place = await _place(transaction, device)
             reason = pull.reset(cursor, place)
@@ -58,6 +59,8 @@ class ReadStore:
             if cursor is None or reason is not None:  # without a cursor there is a reason
                 definitions = await transaction.fetch(_SQL["definitions"], device.tenant_id)
                 cursor, load = pull.everything(reason, place, definitions)
+            elif any(scope not in {TENANT, cursor.store_id} for _, scope in cursor.load):
+                raise cursors.invalid()
             elif cursor.store_id != place.store_id:
                 definitions = await transaction.fetch(_SQL["definitions"], device.tenant_id)
                 cursor, load = pull.moved(cursor, place, definitions)
