@@ -8,6 +8,7 @@ import pytest
 
 from support.polling import eventually
 from support.sync import HeadOffice, PullingDevice, sync_served
+from tillsync.v1.sync_service_pb2 import LoadReason
 
 
 @pytest.fixture
@@ -97,3 +98,42 @@ async def test_a_place_is_free_again_when_a_slow_till_hangs_up(
     ):
         for _ in range(3):
             await asyncio.wait_for(till.pull_some(1, cursor=b""), 10)
+
+
+async def test_i11_a_live_till_hears_that_the_service_was_restored_from_whoever_comes_first(
+    database, database_url, office, device
+):
+    """The service is restored under live tills, and another till comes before anybody has looked:
+    those that were there are told all the same."""
+    await office.write("product", {"x": {"n": 1}})
+    async with (
+        sync_served(database, database_url, heartbeat_seconds=0.2) as served,
+        PullingDevice(served.address, device) as first,
+        PullingDevice(served.address, device) as second,
+        live(first),
+    ):
+        tails = served.tails._tails
+        await eventually(lambda: tails and not tails[device.tenant_id].reading)
+        await office.restored()
+        async with live(second):
+            await office.write("product", {"x": {"n": 2}})
+            served.tails.wake(None)
+            await eventually(lambda: first.copy.records == second.copy.records != {})
+            await eventually(lambda: LoadReason.LOAD_REASON_HISTORY_CHANGED in first.copy.loads)
+
+
+async def test_many_changes_at_once_fit_into_what_a_till_takes(
+    database, database_url, office, device
+):
+    """Head office writes four megabytes in letters that take two bytes each: no message to a live
+    till is larger than a till can take, and its stream goes on."""
+    records = {f"{n:0199}": {"fill": "\u017c" * 1030} for n in range(1950)}
+    async with (
+        sync_served(database, database_url) as served,
+        PullingDevice(served.address, device) as till,
+    ):
+        office.changed = served.wakeups.tell
+        async with live(till) as listening:
+            await office.write("product", records)
+            await eventually(lambda: len(till.copy.records) == 1950 or listening.done())
+            assert not listening.done()

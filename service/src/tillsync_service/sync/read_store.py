@@ -150,7 +150,7 @@ class ReadStore:
             definitions=(
                 definitions if any(row["version"] > start for row in definitions) else None
             ),
-            size_bytes=sum(len(row["body"] or "") for row in rows) if is_all else 0,
+            size_bytes=sum(map(_size_bytes, rows)) if is_all else 0,
         )
 
     async def heads(self, tenant_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID, int]]:
@@ -179,6 +179,10 @@ def _named(names: Sequence[str], definitions: Sequence[Row]) -> list[Row]:
                 reason=ErrorReason.ERROR_REASON_COLLECTION_UNKNOWN,
             )
     return [row for row in definitions if row["name"] in names]
+
+
+def _size_bytes(row: Row) -> int:
+    return len(row["record_id"].encode()) + len((row["body"] or "").encode())
 
 
 def _by_scope(rows: Iterable[Row]) -> dict[UUID, list[Row]]:

@@ -82,7 +82,10 @@ class Tails:
     async def followed(self, tenant_id: UUID, cursor: Cursor) -> AsyncIterator[Tail]:
         """The tenant's tail, for a stream that has seen everything up to `cursor`."""
         tail = self._tails.get(tenant_id)
-        if tail is None or tail.history_id != cursor.history_id:
+        if tail is not None and tail.history_id != cursor.history_id:
+            self._lose(tenant_id, tail)  # its streams would wait for what nobody reads any more
+            tail = None
+        if tail is None:
             tail = self._tails[tenant_id] = Tail(cursor.history_id, cursor.position)
         wanted_scopes = (TENANT, cursor.store_id)
         for wanted in wanted_scopes:
