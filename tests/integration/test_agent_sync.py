@@ -71,6 +71,21 @@ async def test_an_edit_made_offline_comes_home_once(office, till):
     assert till.replica.lookup("stock", "4711").fields == {"on_hand": 7}
 
 
+async def test_large_edits_come_home_too(office, till):
+    """A till was offline while its program wrote more than a request may hold: all of it comes
+    home, and sales are not held up by pushes that fail."""
+    await office.write("product", {"0": {"price": 1}})
+    async with till.agent():
+        await till.has(await office.records())
+    for number in range(100):
+        till.replica.put("product", str(number), {"photo": "x" * 60_000}, scope="tenant")
+
+    async with till.agent():
+        await until(lambda: not till.replica.summary().edits_shown)
+
+    assert len(await office.records()) == 100
+
+
 async def test_two_tills_collide_and_both_end_as_head_office(fleet, store, office, till, tmp_path):
     """Two tills change one customer's record offline: the last to arrive wins, the other side is
     kept as a conflict, and both tills show the same in the end."""

@@ -11,6 +11,7 @@ from tillsync_agent.storage import Cursor
 
 # Well below what a gRPC message may have; one edit is sent however large.
 MAX_PUSH_BYTES = 1_000_000
+_FRAME_BYTES = 1024  # what an edit has beside its body: texts of 400 characters at most
 
 _WAITING = (
     "SELECT sequence, collection, store_id, record_id, kind, base_version, body, edit_id FROM edit"
@@ -68,7 +69,7 @@ def to_push(limit: int, cursor: Cursor) -> tuple[int, list[pb.Mutation]]:
     rows: list[tuple[Any, ...]] = []
     size_bytes = 0
     for row in cursor.execute(_WAITING, (limit,)):
-        size_bytes += len(row[6].encode())
+        size_bytes += len(row[6].encode()) + _FRAME_BYTES
         if rows and size_bytes > MAX_PUSH_BYTES:
             break
         rows.append(row)
