@@ -31,7 +31,13 @@ from tillsync_agent.replica_reading import (
     store_of,
 )
 from tillsync_agent.replica_reading import page as read_page
-from tillsync_agent.replica_receiving import Applied, Received, receive, record_hash
+from tillsync_agent.replica_receiving import (
+    Applied,
+    Received,
+    forget_staged,
+    receive,
+    record_hash,
+)
 from tillsync_agent.storage import Connection, Cursor, Layout, readable_rows, steps
 
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -252,7 +258,8 @@ class Replica:
         return self._cursor("coalesce(nullif(staged_cursor, x''), cursor)")
 
     def checkpoint_cursor(self) -> bytes:
-        """The cursor of the last checkpoint."""
+        """The cursor of the last checkpoint; what was staged since goes, for it comes again."""
+        self._file.run(forget_staged)
         return self._cursor("cursor")
 
     def forget_cursor(self) -> None:

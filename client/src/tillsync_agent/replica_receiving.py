@@ -94,6 +94,14 @@ def receive(message: pb.PullResponse, cursor: Cursor) -> Received:
     return Received(applied)
 
 
+def forget_staged(cursor: Cursor) -> None:
+    """What came after the last checkpoint goes: half of a load must not be taken for a whole one
+    by the checkpoint of another."""
+    cursor.execute("DELETE FROM staged")
+    cursor.execute("UPDATE part SET state = 'dropped' WHERE state = 'loading'")
+    cursor.execute("UPDATE place SET staged_cursor = x'', everything = 0")
+
+
 @dataclass(slots=True)
 class _Receiving:
     cursor: Cursor
