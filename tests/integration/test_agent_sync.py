@@ -1,5 +1,6 @@
 """A till's agent and the real service: prices come, edits go, and both end equal."""
 
+from time import monotonic
 from uuid import UUID
 
 import pytest
@@ -9,6 +10,9 @@ from support.polling import eventually
 from support.sync import HeadOffice
 from support.synctill import SyncTill
 from support.till import a_sale, until
+from tillsync_agent import puller
+from tillsync_agent.errors import OutboxFull
+from tillsync_agent.replica import Replica
 
 
 @pytest.fixture
@@ -84,6 +88,26 @@ async def test_large_edits_come_home_too(office, till):
         await until(lambda: not till.replica.summary().edits_shown)
 
     assert len(await office.records()) == 100
+
+
+async def test_a_full_disk_does_not_use_up_the_link(office, till, monkeypatch):
+    """A till's disk has no room for the catalogue: the till does not download it again every
+    second, and goes on selling."""
+    await office.write("product", {"0": {"price": 1}})
+    monkeypatch.setattr(puller, "DISK_AGAIN_SECONDS", 0.02)
+    opened = []
+
+    def full(_replica, *_messages):
+        opened.append(monotonic())
+        raise OutboxFull("the disk is full")
+
+    monkeypatch.setattr(Replica, "receive", full)
+    async with till.agent():
+        await until(lambda: len(opened) == 6)
+        till.outbox.record(a_sale(1), amounts={"USD": 1250})
+        await until(lambda: not till.outbox.backlog()[0])
+
+    assert opened[5] - opened[4] >= 0.02 * 2**4
 
 
 async def test_two_tills_collide_and_both_end_as_head_office(fleet, store, office, till, tmp_path):

@@ -25,8 +25,10 @@ from tillsync_agent.sync_link import SILENCE_SECONDS, PullStream, open_pull
 _log = getLogger(__name__)
 T = TypeVar("T")
 
-# A full disk or a locked file is no fault of the link: sales go on meanwhile.
+# A full disk or a locked file is no fault of the link: sales go on meanwhile. Each time that it is
+# met costs the link what cannot be kept, so the wait doubles, up to a minute.
 DISK_AGAIN_SECONDS = 1.0
+DISK_AGAIN_DOUBLINGS = 6
 
 # How long a download lets itself be held up by uploads that wait.
 UPLOADS_PATIENCE_SECONDS = 60.0
@@ -67,6 +69,7 @@ class Puller:
         self._healed_at: dict[str, float] = {}
         self._token_proven = False
         self._last_error = ""
+        self._disk_failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Pulls until `stop` is set."""
@@ -80,7 +83,8 @@ class Puller:
             except OutboxUnavailable as error:
                 self._drop_stream()
                 self._say(str(error))
-                pause_seconds = DISK_AGAIN_SECONDS
+                pause_seconds = DISK_AGAIN_SECONDS * 2**self._disk_failures
+                self._disk_failures = min(self._disk_failures + 1, DISK_AGAIN_DOUBLINGS)
             if pause_seconds > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause_seconds)
@@ -144,6 +148,7 @@ class Puller:
         """Whether the stream is to be opened anew, because a collection is to be loaded again."""
         self._on_step("message")
         received = await self._off_loop(self._replica.receive, *messages)
+        self._disk_failures = 0
         if received.applied is None:
             return False
         self._distrusted = []
