@@ -46,6 +46,8 @@ class Wakeups:
                 await self._serve()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 log.warning("wakeups_lost", cause=str(error))
+            except Exception as error:  # whatever it is, this must go on
+                log.exception("wakeups_failed", exc_info=error)
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _serve(self) -> None:
