@@ -1,6 +1,7 @@
 """A till's own edits: each counts once, in its order, and the till ends equal to head office."""
 
 import asyncio
+import threading
 from contextlib import aclosing
 
 import grpc
@@ -12,6 +13,8 @@ from support.service import failure_of
 from support.sync import HeadOffice, PullingDevice, sync_served
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_service.foundation.db import Database
+from tillsync_service.sync import edit_store
+from tillsync_service.sync.edits import judge
 
 
 @pytest.fixture
@@ -254,6 +257,22 @@ async def test_tills_that_wait_for_an_import_hold_up_no_other_retailer(
     await sync.close()
 
     assert [outcomes(receipt) for receipt in receipts] == [["APPLIED"]] * 20
+
+
+async def test_large_edits_hold_up_nobody_else(office, till, monkeypatch):
+    """A till adds to a large record five hundred times, which takes seconds to work out: meanwhile
+    the service goes on with everybody's sales."""
+    loop = asyncio.get_running_loop()
+    others_were_served = threading.Event()
+
+    def slowly(*arguments):
+        loop.call_soon_threadsafe(others_were_served.set)
+        assert others_were_served.wait(10)
+        return judge(*arguments)
+
+    monkeypatch.setattr(edit_store, "judge", slowly)
+
+    assert outcomes(await till.push(7, edit(1, "ADD"))) == ["APPLIED"]
 
 
 async def _waits_for_a_lock(migrator):

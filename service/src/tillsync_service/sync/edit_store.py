@@ -101,7 +101,8 @@ class EditStore:
             horizon=place["horizon"],
             policies={row["name"]: row["policy"] for row in policies},
         )
-        judgement = judge(edits, setting, known)
+        # Some hundred edits of large records take seconds, which are nobody else's.
+        judgement = await asyncio.to_thread(judge, edits, setting, known)
         # A version for the news that these edits are dealt with, also where they changed nothing.
         judgement.head += 1
         await write_records(transaction, tenant_id, judgement.records, known)
