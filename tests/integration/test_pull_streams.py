@@ -31,6 +31,23 @@ async def a_live_pull(channel, token):
     return call
 
 
+async def test_a_revoked_till_hears_no_more_prices(fleet):
+    """A till is stolen and revoked while its stream is open: the stream ends within seconds, also
+    while nothing changes."""
+    till = await fleet.an_enrolled_till()
+    call = await a_live_pull(fleet.channel, (await till.issue()).access_token)
+
+    await fleet.operator().call(
+        "RevokeDevice", tenant_id=till.identity.tenant_id, device_id=till.identity.device_id
+    )
+
+    failure = await failure_of(asyncio.wait_for(call.read(), 20))
+    assert (failure.code, failure.reason) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "DEVICE_REVOKED",
+    )
+
+
 async def test_a_stop_does_not_wait_for_live_streams(database, database_url, device, tmp_path):
     """The service is updated while tills are connected: their streams are told to come again, and
     the stop says that nothing was cut."""

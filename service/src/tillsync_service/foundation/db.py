@@ -10,7 +10,7 @@ The two rules that the rest relies on:
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from importlib.resources import files
 from typing import Any, Self, TypeAlias
@@ -203,8 +203,11 @@ async def _abort(connection: asyncpg.Connection, error: BaseException) -> None:
 
 
 async def _release(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
-    if connection.is_in_transaction() and not connection.is_closed():
-        connection.terminate()
+    # One that was terminated has left the pool's hands: to ask it anything raises, in the place of
+    # what ended the transaction, and a task that was cancelled would go on.
+    with suppress(asyncpg.InterfaceError):
+        if connection.is_in_transaction():
+            connection.terminate()
     await pool.release(connection)
 
 
