@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from support.polling import eventually
 from tillsync_service.foundation.db import Database
 
 STATEMENTS_OF_OTHERS = (
@@ -19,9 +20,7 @@ async def test_work_that_is_cancelled_in_the_middle_of_a_statement_ends_as_cance
     database = await Database.connect(database_url, connections=1)
     try:
         task = asyncio.create_task(_sleep(database))
-        async with asyncio.timeout(20):
-            while not await migrator.fetchval(STATEMENTS_OF_OTHERS):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: migrator.fetchval(STATEMENTS_OF_OTHERS))
 
         task.cancel()
 

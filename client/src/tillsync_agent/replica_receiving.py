@@ -7,7 +7,7 @@ the cursor in it: a crash leaves all of a response or nothing of it.
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Any
@@ -18,14 +18,36 @@ from tillsync_agent.storage import Cursor
 
 _MODULUS = 2**128
 _HASH_BYTES = 16
-_PAGE_RECORDS = 1_000
 
 # A statement for many rows takes two thirds of the time of as many statements. SQLite 3.24 takes
 # 999 values in one.
 _ROWS = 200
 _FILL = "INSERT INTO record (part_id, record_id, version, body) VALUES (?, ?, ?, ?)"
-_KEY = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) VALUES (?, ?, ?, ?)"
-_MANY = {one: one + ", (?, ?, ?, ?)" * (_ROWS - 1) for one in (_FILL, _KEY)}
+_FILL_MANY = _FILL + ", (?, ?, ?, ?)" * (_ROWS - 1)
+
+# By what the records of a part are found: the texts and whole numbers, of one value or in a list,
+# under the names of its lookup keys. A number beyond 64 bits is a REAL here, and not found.
+_KEYS = (
+    "SELECT record.part_id, field.key, coalesce(item.atom, field.atom) AS value, record.record_id"
+    " FROM record CROSS JOIN json_each(record.body) AS field LEFT JOIN"
+    " json_each(CASE field.type WHEN 'array' THEN field.value ELSE '[]' END) AS item"
+    " WHERE record.part_id = :part AND field.key IN (SELECT value FROM json_each(:names))"
+    " AND coalesce(item.type, field.type) IN ('text', 'integer')"
+    " AND typeof(coalesce(item.atom, field.atom)) <> 'real'"
+    " AND coalesce(item.atom, field.atom) <> ''"
+)
+# In their order: each page of the index is written once.
+_INDEX = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) {} ORDER BY 2, 3, 4"
+_INDEX_ALL = _INDEX.format(_KEYS)
+_STAGED = "(SELECT record_id FROM staged WHERE part_id = :part)"
+_KEYS_STAGED = f"{_KEYS} AND record.record_id IN {_STAGED}"
+_INDEX_STAGED = _INDEX.format(_KEYS_STAGED)
+_UNINDEX = "DELETE FROM record_key WHERE part_id = ? AND name = ? AND value = ? AND record_id = ?"
+_DROP_STAGED = f"DELETE FROM record WHERE part_id = :part AND record_id IN {_STAGED}"  # noqa: S608 -- our own words
+_TAKE_STAGED = (
+    "INSERT INTO record SELECT part_id, record_id, version, body FROM staged"
+    " WHERE part_id = :part AND body IS NOT NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +78,6 @@ def record_hash(record_id: str, body: str) -> int:
     """What a record adds to its part's digest."""
     digest = hashlib.sha256(f"{record_id}\0{body}".encode()).digest()
     return int.from_bytes(digest[:_HASH_BYTES], "big")
-
-
-def key_rows(
-    part_id: int, names: Sequence[str], ids: Iterable[str], bodies: Iterable[str]
-) -> Iterable[tuple[int, str, str, str]]:
-    """By what the records are found: part, name of the key, value as a text, record."""
-    # Parsed together: half of the time that it takes one by one.
-    for record_id, fields in zip(ids, json.loads(f"[{','.join(bodies)}]"), strict=True):
-        for name in names:
-            value = fields.get(name)
-            for one in value if isinstance(value, list) else [value]:
-                if (isinstance(one, (str, int)) and not isinstance(one, bool)) and one != "":
-                    yield part_id, name, str(one), record_id
-
-
-def _insert(cursor: Cursor, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    whole = len(rows) - len(rows) % _ROWS
-    for start in range(0, whole, _ROWS):
-        cursor.execute(_MANY[statement], list(chain.from_iterable(rows[start : start + _ROWS])))
-    cursor.executemany(statement, rows[whole:])
 
 
 def receive(message: pb.PullResponse, cursor: Cursor) -> Received:
@@ -146,12 +148,12 @@ class _Receiving:
 
     def apply(self, checkpoint: pb.Checkpoint, pull_cursor: bytes) -> Applied:
         """Makes everything that was staged visible."""
-        rows = self.cursor.execute(
-            "SELECT part_id, record_id, version, coalesce(body, '') FROM staged"
-        ).fetchall()
-        for part_id, *row in rows:
-            self._put(self._part(part_id), *row)
+        for (part_id,) in self.cursor.execute("SELECT DISTINCT part_id FROM staged").fetchall():
+            self._take_staged(self._part(part_id))
         self.cursor.execute("DELETE FROM staged")
+        loaded = self.cursor.execute("SELECT part_id FROM part WHERE state = 'loading'")
+        for (part_id,) in loaded.fetchall():
+            self._index(self._part(part_id))
         self._flip(checkpoint.store_id)
         self._define(checkpoint.collections)
         self._move_mark(checkpoint)
@@ -183,16 +185,19 @@ class _Receiving:
         )
 
     def _fill(self, part: _Part, ids: list[str], versions: list[int], bodies: list[str]) -> None:
-        """A page of a load: records that the part has none of yet."""
-        part_ids = [part.part_id] * len(ids)
-        _insert(self.cursor, _FILL, list(zip(part_ids, ids, versions, bodies, strict=True)))
+        """A page of a load: records that the part has none of yet. Their keys come with the
+        checkpoint, all together."""
+        rows = list(zip([part.part_id] * len(ids), ids, versions, bodies, strict=True))
+        whole = len(rows) - len(rows) % _ROWS
+        for start in range(0, whole, _ROWS):
+            values = list(chain.from_iterable(rows[start : start + _ROWS]))
+            self.cursor.execute(_FILL_MANY, values)
+        self.cursor.executemany(_FILL, rows[whole:])
         part.record_count += len(ids)
         part.digest = (part.digest + sum(map(record_hash, ids, bodies))) % _MODULUS
-        if part.keys:
-            _insert(self.cursor, _KEY, list(key_rows(part.part_id, part.keys, ids, bodies)))
 
     def _put(self, part: _Part, record_id: str, version: int, body: str) -> None:
-        """One record, whatever was there; an empty body deletes it."""
+        """One record of a load, whatever was there; an empty body deletes it."""
         at = (part.part_id, record_id)
         before = self.cursor.execute(
             "SELECT body FROM record WHERE part_id = ? AND record_id = ?", at
@@ -201,14 +206,37 @@ class _Receiving:
             part.record_count -= 1
             part.digest = (part.digest - record_hash(record_id, before[0])) % _MODULUS
             self.cursor.execute("DELETE FROM record WHERE part_id = ? AND record_id = ?", at)
-            if part.keys:
-                self.cursor.executemany(
-                    "DELETE FROM record_key"
-                    " WHERE part_id = ? AND name = ? AND value = ? AND record_id = ?",
-                    key_rows(part.part_id, part.keys, [record_id], [before[0]]),
-                )
         if body:
             self._fill(part, [record_id], [version], [body])
+
+    def _take_staged(self, part: _Part) -> None:
+        """Changes to a visible part take the place of what was there."""
+        names = {"part": part.part_id, "names": json.dumps(part.keys)}
+        changes = self._beside(
+            "SELECT record_id, staged.body, record.body FROM staged LEFT JOIN record"
+            " USING (part_id, record_id) WHERE part_id = :part",
+            names,
+        )
+        for record_id, body, before in changes:
+            for text, sign in ((before, -1), (body, 1)):
+                if text is not None:
+                    part.record_count += sign
+                    part.digest = (part.digest + sign * record_hash(record_id, text)) % _MODULUS
+        if part.keys:
+            self.cursor.executemany(_UNINDEX, self._beside(_KEYS_STAGED, names))
+        self.cursor.execute(_DROP_STAGED, names)
+        self.cursor.execute(_TAKE_STAGED, names)
+        if part.keys:
+            self.cursor.execute(_INDEX_STAGED, names)
+
+    def _beside(self, query: str, values: Mapping[str, object]) -> Cursor:
+        """The rows of a query, read while the cursor does other things."""
+        return self.cursor.connection.execute(query, values)
+
+    def _index(self, part: _Part) -> None:
+        if part.keys:
+            names = {"part": part.part_id, "names": json.dumps(part.keys)}
+            self.cursor.execute(_INDEX_ALL, names)
 
     def _follows(self, part: _Part, ids: list[str]) -> bool:
         """Whether these ids ascend, and come after all that the part has."""
@@ -279,16 +307,15 @@ class _Receiving:
 
     def _index_anew(self, collection: str, keys: list[str]) -> None:
         rows = self.cursor.execute(
-            "SELECT part_id FROM part WHERE collection = ? AND state <> 'dropped'", (collection,)
+            "SELECT part_id, state FROM part WHERE collection = ? AND state <> 'dropped'",
+            (collection,),
         ).fetchall()
-        for (part_id,) in rows:
-            self._part(part_id).keys = keys
+        for part_id, state in rows:
+            part = self._part(part_id)
+            part.keys = keys
             self.cursor.execute("DELETE FROM record_key WHERE part_id = ?", (part_id,))
-            bodies = self.cursor.connection.execute(
-                "SELECT record_id, body FROM record WHERE part_id = ?", (part_id,)
-            )
-            while page := bodies.fetchmany(_PAGE_RECORDS):
-                _insert(self.cursor, _KEY, list(key_rows(part_id, keys, *zip(*page, strict=True))))
+            if state == "visible":  # the others are indexed when they are
+                self._index(part)
 
     def _find(self, collection: str, store_id: str, state: str) -> _Part | None:
         row = self.cursor.execute(
