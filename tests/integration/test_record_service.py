@@ -84,7 +84,10 @@ async def test_a_collection_is_defined_once_and_changed_when_it_differs(operator
     [
         ("name", ["", "Price", "1st", "a-b", "ä", "a" * 64, "price\n", "a\0b"]),
         ("policy", [0, 4]),
-        ("lookup_keys", [[""], ["a\0"], ["a", "a"], list("abcdefghi"), ["x" * 101]]),
+        (
+            "lookup_keys",
+            [[""], ["a\0"], ["a", "a"], list("abcdefghi"), ["x" * 101], ['a"b'], ["a\\b"]],
+        ),
     ],
 )
 async def test_a_bad_definition_is_named(operator, shop, field, values):

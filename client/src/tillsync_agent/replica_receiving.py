@@ -25,19 +25,17 @@ _ROWS = 200
 _FILL = "INSERT INTO record (part_id, record_id, version, body) VALUES (?, ?, ?, ?)"
 _FILL_MANY = _FILL + ", (?, ?, ?, ?)" * (_ROWS - 1)
 
-# By what the records of a part are found: the texts and whole numbers, of one value or in a list,
-# under the names of its lookup keys. A number beyond 64 bits is a REAL here, and not found.
+# By what the records of a part are found under one name: the texts and whole numbers, of one value
+# or in a list, but no members of an object, which alone have texts for keys. A number beyond 64
+# bits is a REAL here, and not found.
 _KEYS = (
-    "SELECT record.part_id, field.key, coalesce(item.atom, field.atom) AS value, record.record_id"
-    " FROM record CROSS JOIN json_each(record.body) AS field LEFT JOIN"
-    " json_each(CASE field.type WHEN 'array' THEN field.value ELSE '[]' END) AS item"
-    " WHERE record.part_id = :part AND field.key IN (SELECT value FROM json_each(:names))"
-    " AND coalesce(item.type, field.type) IN ('text', 'integer')"
-    " AND typeof(coalesce(item.atom, field.atom)) <> 'real'"
-    " AND coalesce(item.atom, field.atom) <> ''"
+    "SELECT record.part_id, :name, item.atom, record.record_id"
+    " FROM record CROSS JOIN json_each(record.body, :path) AS item"
+    " WHERE record.part_id = :part AND item.type IN ('text', 'integer')"
+    " AND typeof(item.atom) <> 'real' AND item.atom <> '' AND typeof(item.key) <> 'text'"
 )
 # In their order: each page of the index is written once.
-_INDEX = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) {} ORDER BY 2, 3, 4"
+_INDEX = "INSERT OR IGNORE INTO record_key (part_id, name, value, record_id) {} ORDER BY 3, 4"
 _INDEX_ALL = _INDEX.format(_KEYS)
 _STAGED = "(SELECT record_id FROM staged WHERE part_id = :part)"
 _KEYS_STAGED = f"{_KEYS} AND record.record_id IN {_STAGED}"
@@ -78,6 +76,15 @@ def record_hash(record_id: str, body: str) -> int:
     """What a record adds to its part's digest."""
     digest = hashlib.sha256(f"{record_id}\0{body}".encode()).digest()
     return int.from_bytes(digest[:_HASH_BYTES], "big")
+
+
+def _keys_of(part: _Part) -> list[dict[str, object]]:
+    """What _KEYS needs, for each lookup key; one that a path cannot name is none."""
+    return [
+        {"part": part.part_id, "name": name, "path": f'$."{name}"'}
+        for name in part.keys
+        if not {'"', "\\"} & set(name)
+    ]
 
 
 def receive(message: pb.PullResponse, cursor: Cursor) -> Received:
@@ -211,32 +218,31 @@ class _Receiving:
 
     def _take_staged(self, part: _Part) -> None:
         """Changes to a visible part take the place of what was there."""
-        names = {"part": part.part_id, "names": json.dumps(part.keys)}
+        at = {"part": part.part_id}
         changes = self._beside(
             "SELECT record_id, staged.body, record.body FROM staged LEFT JOIN record"
             " USING (part_id, record_id) WHERE part_id = :part",
-            names,
+            at,
         )
         for record_id, body, before in changes:
             for text, sign in ((before, -1), (body, 1)):
                 if text is not None:
                     part.record_count += sign
                     part.digest = (part.digest + sign * record_hash(record_id, text)) % _MODULUS
-        if part.keys:
-            self.cursor.executemany(_UNINDEX, self._beside(_KEYS_STAGED, names))
-        self.cursor.execute(_DROP_STAGED, names)
-        self.cursor.execute(_TAKE_STAGED, names)
-        if part.keys:
-            self.cursor.execute(_INDEX_STAGED, names)
+        for key in _keys_of(part):
+            self.cursor.executemany(_UNINDEX, self._beside(_KEYS_STAGED, key))
+        self.cursor.execute(_DROP_STAGED, at)
+        self.cursor.execute(_TAKE_STAGED, at)
+        for key in _keys_of(part):
+            self.cursor.execute(_INDEX_STAGED, key)
 
     def _beside(self, query: str, values: Mapping[str, object]) -> Cursor:
         """The rows of a query, read while the cursor does other things."""
         return self.cursor.connection.execute(query, values)
 
     def _index(self, part: _Part) -> None:
-        if part.keys:
-            names = {"part": part.part_id, "names": json.dumps(part.keys)}
-            self.cursor.execute(_INDEX_ALL, names)
+        for key in _keys_of(part):
+            self.cursor.execute(_INDEX_ALL, key)
 
     def _follows(self, part: _Part, ids: list[str]) -> bool:
         """Whether these ids ascend, and come after all that the part has."""

@@ -68,7 +68,8 @@ class Collection(_message.Message):
     @_builtins.property
     def lookup_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of a record by whose value a device finds it too, such as "barcode": a text, a whole
-        number of at most 64 bits, or a list of these. At most 8.
+        number of at most 64 bits, or a list of these. At most 8 names,
+        without quotation marks and backslashes.
         """
 
     def __init__(

@@ -27,16 +27,19 @@ def definition(message: Collection) -> Definition:
         )
     if message.policy not in Policy.values() or not message.policy:
         raise InvalidRequest("collection.policy", "SERVER_WINS, ARRIVAL_WINS or MANUAL.")
-    keys = [
-        fields.text("collection.lookup_keys", key, limits.MAX_LOOKUP_KEY_CHARACTERS)
-        for key in message.lookup_keys
-    ]
+    keys = [_lookup_key(key) for key in message.lookup_keys]
     if len(keys) > limits.MAX_LOOKUP_KEYS or len(set(keys)) < len(keys):
         raise InvalidRequest(
             "collection.lookup_keys", f"At most {limits.MAX_LOOKUP_KEYS}, each once."
         )
     policy = Policy.Name(message.policy).removeprefix("POLICY_").lower()
     return Definition(message.name, policy, keys, message.load_order)
+
+
+def _lookup_key(name: str) -> str:
+    if {'"', "\\"} & set(name):  # the devices' databases have no way to name such a field
+        raise InvalidRequest("collection.lookup_keys", 'No " and no \\ in the name of a field.')
+    return fields.text("collection.lookup_keys", name, limits.MAX_LOOKUP_KEY_CHARACTERS)
 
 
 def collection(row: Row) -> Collection:
