@@ -18,7 +18,7 @@ import psutil
 
 from bench.memory import peak_megabytes
 from bench.sales import Till
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import migrations

@@ -11,7 +11,7 @@ import pytest
 
 from demo.operator import Operator
 from support.service import ServiceProcess
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile
 from tillsync_service.fleet.tokens import TokenIssuer
 

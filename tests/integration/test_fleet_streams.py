@@ -9,7 +9,7 @@ from support.builders import an_event
 from support.polling import eventually
 from support.service import Caller, failure_of, names
 from tillsync.v1.ingest_service_pb2 import IngestStreamRequest
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.foundation import limits
 
 

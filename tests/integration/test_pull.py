@@ -10,7 +10,7 @@ import pytest
 from support.service import failure_of
 from support.sync import Copy, HeadOffice, PullingDevice, sync_served
 from tillsync.v1.sync_service_pb2 import LoadReason
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.sync import cursors, wire
 from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.scopes import TENANT

@@ -11,8 +11,9 @@ from support.service import failure_of
 from support.sync import HeadOffice
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync.v1.sync_service_pb2_grpc import SyncServiceStub
-from tillsync_service.app import App, token_issuer
+from tillsync_service.app import App
 from tillsync_service.config import Settings
+from tillsync_service.databases import token_issuer
 from tillsync_service.fleet.keys import create_key_file
 
 

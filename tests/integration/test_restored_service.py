@@ -21,8 +21,9 @@ from tillsync_agent import config, envelope, link
 from tillsync_agent.link import Link
 from tillsync_agent.reconciliation import NOTE_NAME, Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
-from tillsync_service.app import App, utc_now
+from tillsync_service.app import App
 from tillsync_service.config import Settings
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.tokens import TokenIssuer
 

@@ -23,7 +23,7 @@ from tillsync_agent.answers import Failure
 from tillsync_agent.errors import CollectionUnknown, EditRefused, RecordMissing
 from tillsync_agent.replica import Replica
 from tillsync_agent.sync_decisions import Next
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.foundation.errors import ServiceError, reason_name
 from tillsync_service.sync import cursors, mutations, wire
 from tillsync_service.sync.edit_store import EditStore

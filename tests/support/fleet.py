@@ -33,12 +33,13 @@ from tillsync.v1.record_service_pb2_grpc import (
 )
 from tillsync_service.admin.servicer import AdminServicer
 from tillsync_service.admin.store import AdminStore
-from tillsync_service.app import App, utc_now
+from tillsync_service.app import App
 from tillsync_service.books.books_servicer import BooksServicer
 from tillsync_service.books.books_store import BooksStore
 from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.standing import Standing

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from support.service import ServiceProcess
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import migrations

@@ -15,9 +15,9 @@ from tillsync.v1.reconcile_service_pb2_grpc import (
     ReconcileServiceStub,
     add_ReconcileServiceServicer_to_server,
 )
-from tillsync_service.app import utc_now
 from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
+from tillsync_service.databases import utc_now
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
 from tillsync_service.foundation.identity import Device

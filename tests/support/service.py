@@ -24,7 +24,7 @@ from tillsync.v1.ingest_service_pb2_grpc import (
     IngestServiceStub,
     add_IngestServiceServicer_to_server,
 )
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import limits

@@ -14,7 +14,7 @@ import grpc
 from support.service import IdsAsToken, ids_as_token, kept_in_order
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync.v1.sync_service_pb2_grpc import SyncServiceStub, add_SyncServiceServicer_to_server
-from tillsync_service.app import utc_now
+from tillsync_service.databases import utc_now
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.doorkeeper import Doorkeeper
 from tillsync_service.foundation.identity import Device

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 
-from tillsync_service import app, config, telemetry
+from tillsync_service import app, config, databases, telemetry
 from tillsync_service.config import Settings, SettingsError
 from tillsync_service.fleet import keys
 from tillsync_service.foundation import migrations
@@ -239,7 +239,7 @@ async def operator_token(tenant: UUID | None, label: str, hours: float) -> None:
     \b
     Example: export TILLSYNC_OPERATOR_TOKEN=$(tillsync-service operator-token)
     """
-    issuer = app.token_issuer(_settings())
+    issuer = databases.token_issuer(_settings())
     click.echo(issuer.operator_token(label, tenant, round(hours * 3600)))
 
 
@@ -259,8 +259,8 @@ async def ingest_file(file: Path) -> int:
     """
     try:
         BacklogFile(file).close()  # another kind of file is told before a database is looked for
-        async with app.database_beside(_settings()) as database:
-            report = await take_in(IngestStore(database), file, app.utc_now())
+        async with databases.database_beside(_settings()) as database:
+            report = await take_in(IngestStore(database), file, databases.utc_now())
     except OSError as error:
         raise BacklogFileError(f"{file} cannot be read on: {error.strerror}. Try again.") from error
     click.echo(str(report))

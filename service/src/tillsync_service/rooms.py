@@ -1,0 +1,131 @@
+"""What the service serves: each room's servicer on its stores, and what goes on beside them."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import grpc
+
+from tillsync.v1 import (
+    admin_service_pb2,
+    books_service_pb2,
+    device_service_pb2,
+    ingest_service_pb2,
+    reconcile_service_pb2,
+    record_service_pb2,
+    sync_service_pb2,
+)
+from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from tillsync.v1.books_service_pb2_grpc import add_BooksServiceServicer_to_server
+from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
+from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
+from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
+from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
+from tillsync_service.admin.servicer import AdminServicer
+from tillsync_service.admin.store import AdminStore
+from tillsync_service.books.books_servicer import BooksServicer
+from tillsync_service.books.books_store import BooksStore
+from tillsync_service.books.servicer import ReconcileServicer
+from tillsync_service.books.store import ReconcileStore
+from tillsync_service.config import Settings
+from tillsync_service.databases import listen_url, open_pool, utc_now
+from tillsync_service.fleet.servicer import DeviceServicer
+from tillsync_service.fleet.store import FleetStore
+from tillsync_service.fleet.tokens import TokenIssuer
+from tillsync_service.foundation import limits
+from tillsync_service.foundation.background import run_beside
+from tillsync_service.foundation.db import Database
+from tillsync_service.foundation.wakeups import Wakeups
+from tillsync_service.ingest.group_commit import GroupCommit
+from tillsync_service.ingest.servicer import IngestServicer
+from tillsync_service.ingest.store import IngestStore
+from tillsync_service.sync.edit_store import EditStore
+from tillsync_service.sync.forgetting import Forgetting
+from tillsync_service.sync.read_store import ReadStore
+from tillsync_service.sync.record_servicer import RecordServicer
+from tillsync_service.sync.record_store import OperatorStore
+from tillsync_service.sync.servicer import SyncServicer
+from tillsync_service.sync.store import RecordStore
+from tillsync_service.sync.streams import Pulls
+from tillsync_service.sync.tail import Tails
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (ingest_service_pb2, "IngestService"),
+        (device_service_pb2, "DeviceService"),
+        (admin_service_pb2, "AdminService"),
+        (reconcile_service_pb2, "ReconcileService"),
+        (books_service_pb2, "BooksService"),
+        (sync_service_pb2, "SyncService"),
+        (record_service_pb2, "RecordService"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Connections by whom nobody else may hold up: a till's token and an operator's order must not
+    queue behind sales, and who was revoked and whether the database answers behind nothing."""
+
+    sales: Database
+    office: Database
+    control: Database
+    sync: Database
+
+
+async def open_pools(resources: AsyncExitStack, url: str, settings: Settings) -> Pools:
+    """Pools on one database, until `resources` are released."""
+    return Pools(
+        sales=await open_pool(resources, url, settings.database_connections),
+        office=await open_pool(resources, url, limits.OFFICE_POOL_CONNECTIONS),
+        control=await open_pool(resources, url, limits.CONTROL_POOL_CONNECTIONS),
+        sync=await open_pool(resources, url, limits.SYNC_POOL_CONNECTIONS),
+    )
+
+
+def open_rooms(
+    server: grpc.aio.Server,
+    resources: AsyncExitStack,
+    pools: Pools,
+    settings: Settings,
+    *,
+    url: str,
+    issuer: TokenIssuer,
+) -> GroupCommit:
+    """Adds every service to the server, and starts what goes on beside, until `resources` are
+    released. Gives the group commit, whose work a stop waits for."""
+    group_commit = _group_commit(pools.sales, settings)
+    office = pools.office
+    add_IngestServiceServicer_to_server(IngestServicer(group_commit, utc_now), server)
+    add_DeviceServiceServicer_to_server(DeviceServicer(FleetStore(office), issuer), server)
+
+    reads = ReadStore(pools.sync)
+    tails = Tails(reads)
+    wakeups = Wakeups(listen_url(settings, url), tails.wake)
+    run_beside(resources, wakeups.run())
+    run_beside(resources, tails.poll())
+    run_beside(resources, Forgetting(office, settings.keep_deletions_days).run())
+    edits = EditStore(pools.sync, wakeups.tell)
+    add_SyncServiceServicer_to_server(SyncServicer(Pulls(reads, tails), edits, utc_now), server)
+    add_AdminServiceServicer_to_server(
+        AdminServicer(AdminStore(office, moved=wakeups.tell)), server
+    )
+    add_RecordServiceServicer_to_server(
+        RecordServicer(OperatorStore(office, wakeups.tell), RecordStore(office, wakeups.tell)),
+        server,
+    )
+    add_ReconcileServiceServicer_to_server(
+        ReconcileServicer(ReconcileStore(office), utc_now), server
+    )
+    add_BooksServiceServicer_to_server(BooksServicer(BooksStore(office)), server)
+    return group_commit
+
+
+def _group_commit(database: Database, settings: Settings) -> GroupCommit:
+    store = IngestStore(database)
+    if settings.group_commit:
+        return GroupCommit(store)
+    return GroupCommit(
+        store, max_group_events=1, max_groups_per_tenant=settings.database_connections
+    )
