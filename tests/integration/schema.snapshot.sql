@@ -98,6 +98,11 @@ event_key.tenant_id uuid NOT NULL
 event_key.key text NOT NULL COLLATE "C"
 event_key.position bigint NOT NULL
 event_key.digest bytea NOT NULL
+feed_consumer.tenant_id uuid NOT NULL
+feed_consumer.name text NOT NULL COLLATE "C"
+feed_consumer.position bigint NOT NULL
+feed_consumer.history_id uuid NOT NULL
+feed_consumer.committed_at timestamp with time zone NOT NULL DEFAULT now()
 mutation.tenant_id uuid NOT NULL
 mutation.device_id uuid NOT NULL
 mutation.epoch bigint NOT NULL
@@ -193,6 +198,7 @@ device_secret () ENABLE FORCE
 enrolment_code () ENABLE FORCE
 event () ENABLE FORCE
 event_key () ENABLE FORCE
+feed_consumer (fillfactor=50) ENABLE FORCE
 mutation () ENABLE FORCE
 mutation_progress (fillfactor=50) ENABLE FORCE
 outbox_claim (fillfactor=50) ENABLE FORCE
@@ -230,6 +236,8 @@ enrolment_code enrolment_code_pkey PRIMARY KEY (tenant_id, code_hash)
 enrolment_code enrolment_code_tenant_id_store_id_fkey FOREIGN KEY (tenant_id, store_id) REFERENCES tillsync.store(tenant_id, store_id)
 event event_pkey PRIMARY KEY (tenant_id, "position")
 event_key event_key_pkey PRIMARY KEY (tenant_id, key)
+feed_consumer feed_consumer_pkey PRIMARY KEY (tenant_id, name)
+feed_consumer feed_consumer_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tillsync.tenant(tenant_id)
 mutation mutation_outcome_check CHECK ((outcome = ANY (ARRAY['applied'::text, 'won'::text, 'lost'::text, 'parked'::text, 'rejected'::text])))
 mutation mutation_pkey PRIMARY KEY (tenant_id, device_id, epoch, sequence)
 mutation_progress mutation_progress_pkey PRIMARY KEY (tenant_id, device_id, epoch)
@@ -276,6 +284,7 @@ CREATE UNIQUE INDEX device_secret_pkey ON tillsync.device_secret USING btree (te
 CREATE UNIQUE INDEX enrolment_code_pkey ON tillsync.enrolment_code USING btree (tenant_id, code_hash)
 CREATE UNIQUE INDEX event_key_pkey ON tillsync.event_key USING btree (tenant_id, key)
 CREATE UNIQUE INDEX event_pkey ON tillsync.event USING btree (tenant_id, "position")
+CREATE UNIQUE INDEX feed_consumer_pkey ON tillsync.feed_consumer USING btree (tenant_id, name)
 CREATE UNIQUE INDEX mutation_pkey ON tillsync.mutation USING btree (tenant_id, device_id, epoch, sequence)
 CREATE UNIQUE INDEX mutation_progress_pkey ON tillsync.mutation_progress USING btree (tenant_id, device_id, epoch)
 CREATE UNIQUE INDEX outbox_claim_pkey ON tillsync.outbox_claim USING btree (tenant_id, device_id, outbox_epoch)
@@ -307,6 +316,8 @@ enrolment_code lookup_finds FOR SELECT TO tillsync_lookup USING true
 enrolment_code own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 event own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 event_key own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+feed_consumer own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
+feed_consumer worker_lists FOR SELECT TO tillsync_worker USING true
 mutation own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 mutation_progress own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
 outbox_claim own_tenant FOR ALL TO tillsync_app, tillsync_worker USING (tenant_id = (NULLIF(current_setting('tillsync.tenant'::text, true), ''::text))::uuid)
@@ -364,6 +375,8 @@ TABLE event TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE event TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE event_key TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE event_key TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
+TABLE feed_consumer TO tillsync_app: INSERT, SELECT, UPDATE
+TABLE feed_consumer TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE mutation TO tillsync_app: INSERT, SELECT, UPDATE
 TABLE mutation TO tillsync_worker: DELETE, INSERT, SELECT, UPDATE
 TABLE mutation_progress TO tillsync_app: INSERT, SELECT, UPDATE

@@ -1,4 +1,4 @@
-"""One row in each table of sync and books, for tests that ask about every table."""
+"""One row in each table of sync, books and feed, for tests that ask about every table."""
 
 from uuid import UUID
 
@@ -17,6 +17,7 @@ _ROWS = (
     "day_close VALUES ($1, $2, '2026-11-22', 1, 1, 1)",
     "waiver VALUES ($1, gen_random_uuid(), $2, 1, '[1,2)', NULL, 'torn', 'op')",
     "audit VALUES ($1, $2, now(), 'op', 'waive', '{}')",
+    "feed_consumer VALUES ($1, 'erp', 1, $2)",
 )
 
 
