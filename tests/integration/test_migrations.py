@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from support.schema import snapshot
-from tillsync_service import app
+from tillsync_service import databases
 from tillsync_service.config import Settings, SettingsError
 from tillsync_service.foundation import migrations
 from tillsync_service.foundation.migrations import MigrationError
@@ -165,7 +165,7 @@ async def test_status_tells_what_is_pending(empty):
 async def test_a_service_refuses_to_start_before_its_migrations(serving_settings):
     """A new version on the old schema does not half work: it names the command that is missing."""
     with pytest.raises(SettingsError, match="tillsync-service migrate up"):
-        async with app.database_beside(serving_settings):
+        async with databases.database_beside(serving_settings):
             pass
 
 
@@ -175,7 +175,7 @@ async def test_a_service_refuses_a_newer_database(empty, serving_settings):
     await execute(empty, "UPDATE tillsync_migration SET version_num = '9999'")
 
     with pytest.raises(SettingsError, match=r"9999.*newer tillsync-service"):
-        async with app.database_beside(serving_settings):
+        async with databases.database_beside(serving_settings):
             pass
 
 
