@@ -318,6 +318,49 @@ async def test_a_waived_sale_that_comes_after_all_counts(shop, till):
     assert not (await shop.missing()).devices
 
 
+async def test_a_till_hears_what_was_waived(shop, till):
+    """A till's disk broke, and the operator waived what was on it: the till hears which numbers
+    and which day nobody waits for, so that its own comparison can end; what it lacks besides comes
+    first."""
+    await till.offer(*sales(1, 5))
+    other = a_day(*sales(8), day=NEXT_DAY)
+    claims = {"last": 7, "days": [a_day(*sales(1, 2, 5)), other]}
+    before = await till.reconcile(**claims)
+    await shop.waive(till, span={"epoch": EPOCH, "first": 2, "last": 3})
+    await shop.waive(till, span={"epoch": EPOCH, "first": 5, "last": 6})
+    await shop.waive(till, business_day=BUSINESS_DAY)
+
+    after = await till.reconcile(**claims)
+    await till.offer(*sales(2))
+    at_last = await till.reconcile(**claims)
+
+    assert (spans_of(before.missing), list(before.waived)) == ([(2, 4), (6, 7)], [])
+    assert spans_of(after.missing) == [(4, 4), (7, 7), (2, 3), (6, 6)]
+    assert spans_of(after.waived) == [(2, 3), (6, 6)]
+    assert [day.waived for day in before.days] == [False, False]
+    assert [day.waived for day in after.days] == [True, False]
+    assert spans_of(at_last.waived) == [(3, 3), (6, 6)]
+    assert at_last.days[0].equal
+
+
+async def test_waived_numbers_do_not_hide_what_is_missing(shop, till, migrator):
+    """A till has a thousand waived holes and one that it can give back: it is told of that one."""
+    await migrator.execute(
+        "INSERT INTO tillsync.device_progress (tenant_id, device_id, outbox_epoch, sequences)"
+        " SELECT $1, $2, $3, range_agg(int8range(2 * n, 2 * n + 1))"
+        " FROM generate_series(1, 1500) n",
+        till.device.tenant_id,
+        till.device.device_id,
+        EPOCH,
+    )
+    await shop.waive(till, span={"epoch": EPOCH, "first": 1, "last": 3000})
+
+    answer = await till.reconcile(last=3002)
+
+    assert spans_of(answer.missing)[0] == (3001, 3002)
+    assert (len(answer.missing), len(answer.waived), answer.more_missing) == (1000, 999, True)
+
+
 async def test_a_waived_day_is_shown_as_waived(shop, till):
     """A day's difference will never be explained, and the operator says so: it is no longer
     missing, in the list and on the day."""

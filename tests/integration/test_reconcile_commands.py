@@ -164,6 +164,36 @@ async def test_numbers_that_are_gone_for_good_are_named(shell, service):
     assert "1 numbers never reached" in (await shell("status"))[1]
 
 
+async def test_what_head_office_waived_is_not_waited_for(shell, service):
+    """Head office lost a sale that the till has pruned, and its operator says that it will not
+    come: the shopkeeper reads so, the till's script ends with 0, and status has no complaint."""
+    await sell(shell, "1", "2")
+    assert (await shell("drain"))[0] == 0
+    with Outbox.open(shell.folder / "outbox.db", ballast_bytes=0) as outbox:
+        outbox.prune(0)
+        epoch = outbox.epoch
+    await sell(shell, "3")
+    service.lose("2")
+    before = (await shell("reconcile"))[0]
+    service.books.waived.add((epoch, 2))
+    numbers = await shell("reconcile")
+    service.books.days_waived.add(DAY)
+
+    code, out, _ = await shell("reconcile")
+    told = json.loads((await shell("reconcile", "--json"))[1])
+    problems = json.loads((await shell("status", "--json"))[1])["problems"]
+
+    assert (before, numbers[0], code) == (1, 1, 0)
+    assert "numbers never reached" not in numbers[2]
+    assert out.splitlines() == [
+        "0 business days are equal",
+        "  1 numbers are gone, and head office does not wait for them",
+        f"  business day {DAY} differs, and head office does not wait for the rest",
+    ]
+    assert (told["gone_count"], told["waived_count"], told["days_waived"]) == (0, 1, [DAY])
+    assert (told["days_equal"], told["days_differing"], problems) == (0, 0, [])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to send")
 async def test_beside_a_running_agent_it_is_the_agent_that_asks(shell, service):
     """The till's agent runs, and the shopkeeper closes the day in another window: the agent does

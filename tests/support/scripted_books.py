@@ -1,6 +1,7 @@
 """Head office's side of reconciliation in memory, by the contract's words."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tillsync.v1 import event_pb2
@@ -26,6 +27,9 @@ class ScriptedBooks:
     of_others: set[str] = field(default_factory=set)
     """Keys of events that another device had brought before."""
     closings: dict[str, list[Books]] = field(default_factory=dict)
+    waived: set[tuple[int, int]] = field(default_factory=set)
+    """Numbers that an operator waived."""
+    days_waived: set[str] = field(default_factory=set)
     claims: dict[int, int] = field(default_factory=dict)
     days_claimed: list[dict[str, Books]] = field(default_factory=list)
     """By request."""
@@ -98,14 +102,11 @@ class ScriptedBooks:
     def _add_missing(self, claim: pb.OutboxClaim, response: pb.ReconcileResponse) -> None:
         numbers = range(1, claim.last_sequence + 1)
         missing = [n for n in numbers if (claim.epoch, n) not in self.presented]
-        spans: list[list[int]] = []
-        for number in missing:
-            if spans and spans[-1][1] == number - 1:
-                spans[-1][1] = number
-            else:
-                spans.append([number, number])
-        for first, last in spans[:MOST_MISSING]:
-            response.missing.add(epoch=claim.epoch, first=first, last=last)
+        waived = [n for n in missing if (claim.epoch, n) in self.waived]
+        expected = _spans(claim.epoch, (n for n in missing if n not in waived))
+        response.waived.extend(_spans(claim.epoch, waived))
+        spans = [*expected, *response.waived]
+        response.missing.extend(spans[:MOST_MISSING])
         response.more_missing |= len(spans) > MOST_MISSING
 
     def _answer_day(self, day: pb.DayClaim, response: pb.ReconcileResponse) -> None:
@@ -119,6 +120,7 @@ class ScriptedBooks:
             equal=equal,
             revision=len(closings),
             closed=bool(closings) and closings[-1] == here,
+            waived=day.business_day in self.days_waived,
         )
         for currency, book in here.items():
             answer.books.add(
@@ -127,6 +129,16 @@ class ScriptedBooks:
                 amount_minor=str(book.amount_minor),
                 digest=book.digest_sum.to_bytes(16),
             )
+
+
+def _spans(epoch: int, numbers: Iterable[int]) -> list[pb.SequenceSpan]:
+    spans: list[pb.SequenceSpan] = []
+    for number in numbers:
+        if spans and spans[-1].last == number - 1:
+            spans[-1].last = number
+        else:
+            spans.append(pb.SequenceSpan(epoch=epoch, first=number, last=number))
+    return spans
 
 
 def _claimed(day: pb.DayClaim) -> Books:

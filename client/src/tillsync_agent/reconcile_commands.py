@@ -109,6 +109,10 @@ def _findings(result: Reconciliation) -> Iterator[str]:
     yield from status.differences(result)
     for day in result.differing:
         yield from _balance(day)
+    if result.waived_count:
+        yield f"{result.waived_count} numbers are gone, and head office does not wait for them"
+    for business_day in result.days_waived:
+        yield f"{status.name_of(business_day)} differs, and head office does not wait for the rest"
     for refused in result.refused:
         why = " ".join(word for word in (refused.reason, refused.field) if word)
         name = status.name_of(refused.business_day)

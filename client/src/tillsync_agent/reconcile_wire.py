@@ -30,6 +30,7 @@ class DayHeard:
     books: Books
     revision: int
     closed: bool
+    waived: bool
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Heard:
 
     history_id: str = ""
     missing: list[Span] = field(default_factory=list)
+    waived: set[Span] = field(default_factory=set)
+    """Those of `missing` that an operator does not expect any more."""
     days: dict[str, DayHeard] = field(default_factory=dict)
 
     def add(self, response: pb.ReconcileResponse, request: pb.ReconcileRequest) -> None:
@@ -45,11 +48,12 @@ class Heard:
         if len(response.days) != len(request.days):
             raise CallFailed(Failure("GARBAGE", "not one answer for each day"))
         self.history_id = response.history_id
-        self.missing += [Span(span.epoch, span.first, span.last) for span in response.missing]
+        self.missing += map(_span, response.missing)
+        self.waived.update(map(_span, response.waived))
         for claim, answer in zip(request.days, response.days, strict=True):
             books = {book.currency: _book(book) for book in answer.books}
             self.days[claim.business_day] = DayHeard(
-                answer.equal, books, answer.revision, answer.closed
+                answer.equal, books, answer.revision, answer.closed, answer.waived
             )
 
 
@@ -103,6 +107,10 @@ def sums_of(response: pb.ReconcileResponse, asked: int) -> list[tuple[int, int]]
     if len(response.spans) != asked:
         raise CallFailed(Failure("GARBAGE", "not one answer for each span"))
     return [(answer.event_count, int.from_bytes(answer.digest)) for answer in response.spans]
+
+
+def _span(span: pb.SequenceSpan) -> Span:
+    return Span(span.epoch, span.first, span.last)
 
 
 def _book(book: pb.DayBook) -> DayBook:

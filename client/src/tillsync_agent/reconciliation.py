@@ -72,6 +72,10 @@ class Reconciliation:
     gone: list[Gone] = field(default_factory=list)
     gone_count: int = 0
     """How many numbers, not spans."""
+    waived_count: int = 0
+    """How many numbers are gone that an operator of head office waived: nobody waits for them."""
+    days_waived: list[str] = field(default_factory=list)
+    """The days that differ and were waived; they are none of the differing ones."""
     comes_to: Sums = field(default_factory=dict)
     """Of the one day that was asked for: what was recorded here."""
     revision: int = 0

@@ -36,7 +36,13 @@ class _Compared:
     heard: Heard
     differing: list[str]
     gone: list[Span]
+    waived: list[Span]
     goes_on: bool = False
+
+    @property
+    def days_waived(self) -> list[str]:
+        """The differing days that an operator waived."""
+        return [name for name in self.differing if self.heard.days[name].waived]
 
 
 class Reconciling:
@@ -90,7 +96,10 @@ class Reconciling:
             if 1 <= span.first <= span.last <= claimed.get(span.epoch, 0)
         ]
         differing = [name for name, answer in heard.days.items() if not answer.equal]
-        return _Compared(snapshot, heard, differing, await self._gone(heard.missing))
+        waited_for = [span for span in heard.missing if span not in heard.waived]
+        waived = [span for span in heard.missing if span in heard.waived]
+        gone = await self._gone(waited_for)
+        return _Compared(snapshot, heard, differing, gone, await self._gone(waived))
 
     async def _snapshot(self, only: str | None) -> Snapshot:
         counted = await self._off_loop(self._books.counted)
@@ -204,6 +213,8 @@ class Reconciling:
 
     async def _result(self, compared: _Compared, day: str | None) -> Reconciliation:
         heard, days = compared.heard, compared.snapshot.days
+        waived = compared.days_waived
+        waited_for = [name for name in compared.differing if name not in waived]
         explained = {event.number: event for event in await self._explained_events(compared)}
         differences = [
             comparison.difference(
@@ -217,7 +228,7 @@ class Reconciling:
                 ],
                 given=self._offered,
             )
-            for name in compared.differing
+            for name in waited_for
         ]
         refused = [one for name in sorted(days) for one in days[name].refused]
         closed = heard.days.get(day) if day is not None else None
@@ -225,13 +236,15 @@ class Reconciling:
         return Reconciliation(
             history_id=heard.history_id,
             days_equal=len(heard.days) - len(compared.differing),
-            days_differing=len(compared.differing),
+            days_differing=len(waited_for),
             differing=differences[:MOST_NAMED],
             offered_again=self._offered,
             refused=refused[:MOST_NAMED],
             refused_count=len(refused),
             gone=[Gone(span.epoch, span.first, span.last) for span in compared.gone[:MOST_NAMED]],
             gone_count=sum(span.size for span in compared.gone),
+            waived_count=sum(span.size for span in compared.waived),
+            days_waived=waived[:MOST_NAMED],
             comes_to=comes_to,
             revision=closed.revision if closed else 0,
             closed=closed.closed if closed else False,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tillsync.v1 import event_pb2 as tillsync_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tillsync/v1/reconcile_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tillsync/v1/event.proto\"\x8d\x01\n\x10ReconcileRequest\x12*\n\x08outboxes\x18\x01 \x03(\x0b\x32\x18.tillsync.v1.OutboxClaim\x12#\n\x04\x64\x61ys\x18\x02 \x03(\x0b\x32\x15.tillsync.v1.DayClaim\x12(\n\x05spans\x18\x03 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\"3\n\x0bOutboxClaim\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"V\n\x07\x44\x61yBook\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x61mount_minor\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"T\n\x08\x44\x61yClaim\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12#\n\x05\x62ooks\x18\x02 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\":\n\x0cSequenceSpan\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\"\x96\x02\n\x11ReconcileResponse\x12*\n\x07missing\x18\x01 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x14\n\x0cmore_missing\x18\x02 \x01(\x08\x12$\n\x04\x64\x61ys\x18\x03 \x03(\x0b\x32\x16.tillsync.v1.DayAnswer\x12&\n\x05spans\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.SpanAnswer\x12.\n\x0c\x64ispositions\x18\x05 \x03(\x0b\x32\x18.tillsync.v1.Disposition\x12\x12\n\nhistory_id\x18\x06 \x01(\t\x12-\n\tserved_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\tDayAnswer\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12\r\n\x05\x65qual\x18\x02 \x01(\x08\x12#\n\x05\x62ooks\x18\x03 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\"Z\n\nSpanAnswer\x12\'\n\x04span\x18\x01 \x01(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"t\n\x0b\x44isposition\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12%\n\x07outcome\x18\x03 \x01(\x0e\x32\x14.tillsync.v1.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t2^\n\x10ReconcileService\x12J\n\tReconcile\x12\x1d.tillsync.v1.ReconcileRequest\x1a\x1e.tillsync.v1.ReconcileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tillsync/v1/reconcile_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tillsync/v1/event.proto\"\x8d\x01\n\x10ReconcileRequest\x12*\n\x08outboxes\x18\x01 \x03(\x0b\x32\x18.tillsync.v1.OutboxClaim\x12#\n\x04\x64\x61ys\x18\x02 \x03(\x0b\x32\x15.tillsync.v1.DayClaim\x12(\n\x05spans\x18\x03 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\"3\n\x0bOutboxClaim\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"V\n\x07\x44\x61yBook\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x61mount_minor\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"T\n\x08\x44\x61yClaim\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12#\n\x05\x62ooks\x18\x02 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\":\n\x0cSequenceSpan\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\"\xc1\x02\n\x11ReconcileResponse\x12*\n\x07missing\x18\x01 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x14\n\x0cmore_missing\x18\x02 \x01(\x08\x12$\n\x04\x64\x61ys\x18\x03 \x03(\x0b\x32\x16.tillsync.v1.DayAnswer\x12&\n\x05spans\x18\x04 \x03(\x0b\x32\x17.tillsync.v1.SpanAnswer\x12.\n\x0c\x64ispositions\x18\x05 \x03(\x0b\x32\x18.tillsync.v1.Disposition\x12\x12\n\nhistory_id\x18\x06 \x01(\t\x12-\n\tserved_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06waived\x18\x08 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\"\x87\x01\n\tDayAnswer\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12\r\n\x05\x65qual\x18\x02 \x01(\x08\x12#\n\x05\x62ooks\x18\x03 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\x12\x0e\n\x06waived\x18\x06 \x01(\x08\"Z\n\nSpanAnswer\x12\'\n\x04span\x18\x01 \x01(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"t\n\x0b\x44isposition\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12%\n\x07outcome\x18\x03 \x01(\x0e\x32\x14.tillsync.v1.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t2^\n\x10ReconcileService\x12J\n\tReconcile\x12\x1d.tillsync.v1.ReconcileRequest\x1a\x1e.tillsync.v1.ReconcileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,13 +44,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEQUENCESPAN']._serialized_start=481
   _globals['_SEQUENCESPAN']._serialized_end=539
   _globals['_RECONCILERESPONSE']._serialized_start=542
-  _globals['_RECONCILERESPONSE']._serialized_end=820
-  _globals['_DAYANSWER']._serialized_start=822
-  _globals['_DAYANSWER']._serialized_end=941
-  _globals['_SPANANSWER']._serialized_start=943
-  _globals['_SPANANSWER']._serialized_end=1033
-  _globals['_DISPOSITION']._serialized_start=1035
-  _globals['_DISPOSITION']._serialized_end=1151
-  _globals['_RECONCILESERVICE']._serialized_start=1153
-  _globals['_RECONCILESERVICE']._serialized_end=1247
+  _globals['_RECONCILERESPONSE']._serialized_end=863
+  _globals['_DAYANSWER']._serialized_start=866
+  _globals['_DAYANSWER']._serialized_end=1001
+  _globals['_SPANANSWER']._serialized_start=1003
+  _globals['_SPANANSWER']._serialized_end=1093
+  _globals['_DISPOSITION']._serialized_start=1095
+  _globals['_DISPOSITION']._serialized_end=1211
+  _globals['_RECONCILESERVICE']._serialized_start=1213
+  _globals['_RECONCILESERVICE']._serialized_end=1307
 # @@protoc_insertion_point(module_scope)

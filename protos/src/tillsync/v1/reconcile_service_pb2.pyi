@@ -197,14 +197,15 @@ class ReconcileResponse(_message.Message):
     DISPOSITIONS_FIELD_NUMBER: _builtins.int
     HISTORY_ID_FIELD_NUMBER: _builtins.int
     SERVED_AT_FIELD_NUMBER: _builtins.int
+    WAIVED_FIELD_NUMBER: _builtins.int
     more_missing: _builtins.bool
     """There are more of them than fit: ask again when these are here."""
     history_id: _builtins.str
     """Which history of the service this is."""
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceSpan]:
-        """The numbers up to those claimed that were never presented: offer them again. The lowest come
-        first.
+        """The numbers up to those claimed that were never presented: offer them again. At most 1,000
+        spans, the lowest first; behind them those that are in `waived` too.
         """
 
     @_builtins.property
@@ -225,6 +226,12 @@ class ReconcileResponse(_message.Message):
     def served_at(self) -> _timestamp_pb2.Timestamp:
         """The service's clock."""
 
+    @_builtins.property
+    def waived(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceSpan]:
+        """Those spans of `missing` that an operator waived: nobody waits for them any more. Whoever still
+        has them offers them all the same, and they count.
+        """
+
     def __init__(
         self,
         *,
@@ -235,10 +242,11 @@ class ReconcileResponse(_message.Message):
         dispositions: _abc.Iterable[Global___Disposition] | None = ...,
         history_id: _builtins.str = ...,
         served_at: _timestamp_pb2.Timestamp | None = ...,
+        waived: _abc.Iterable[Global___SequenceSpan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served_at", b"served_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "dispositions", b"dispositions", "history_id", b"history_id", "missing", b"missing", "more_missing", b"more_missing", "served_at", b"served_at", "spans", b"spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "dispositions", b"dispositions", "history_id", b"history_id", "missing", b"missing", "more_missing", b"more_missing", "served_at", b"served_at", "spans", b"spans", "waived", b"waived"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +263,7 @@ class DayAnswer(_message.Message):
     BOOKS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    WAIVED_FIELD_NUMBER: _builtins.int
     business_day: _builtins.str
     """Which day."""
     equal: _builtins.bool
@@ -265,6 +274,8 @@ class DayAnswer(_message.Message):
     """
     closed: _builtins.bool
     """Whether it is closed now."""
+    waived: _builtins.bool
+    """An operator waived what is missing of the day: nobody waits for it any more."""
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayBook]:
         """What the service holds, by currency."""
@@ -277,10 +288,11 @@ class DayAnswer(_message.Message):
         books: _abc.Iterable[Global___DayBook] | None = ...,
         revision: _builtins.int = ...,
         closed: _builtins.bool = ...,
+        waived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["books", b"books", "business_day", b"business_day", "closed", b"closed", "equal", b"equal", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["books", b"books", "business_day", b"business_day", "closed", b"closed", "equal", b"equal", "revision", b"revision", "waived", b"waived"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,7 +37,7 @@ def device_day(standing: Standing) -> pb.DeviceDay:
     message = pb.DeviceDay(
         device_id=str(row["device_id"]),
         device_name=row["name"],
-        state=day_state(standing.held, claimed=row["claimed"], waived=row["waived"]),
+        state=day_state(standing.held, claimed=row["claimed"]),
         revision=standing.held.revision,
         books=wire.books(standing.held.books),
     )

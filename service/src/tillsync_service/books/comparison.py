@@ -2,7 +2,7 @@
 be. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tillsync_service.books.claims import DIGEST_MODULUS, Books, Day
@@ -18,11 +18,12 @@ class Content(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Held:
     """A day as it is held. `closing`: its content when it was closed last, for the `revision`th
-    time."""
+    time. `waived`: by an operator, who knows what is missing of it."""
 
     books: Books
     revision: int = 0
     closing: Content | None = None
+    waived: bool = False
 
     @property
     def closed(self) -> bool:
@@ -66,7 +67,8 @@ def compared(
         equal = day.books == as_held.books
         now = as_held
         if day.close and equal and whole and not as_held.closed:
-            now = Held(as_held.books, as_held.revision + 1, content(as_held.books))
-            closings.append(Closing(day.name, now.revision, content(now.books)))
+            closing = content(as_held.books)
+            now = replace(as_held, revision=as_held.revision + 1, closing=closing)
+            closings.append(Closing(day.name, now.revision, closing))
         found.append(DayFound(day.name, now, equal))
     return found, closings

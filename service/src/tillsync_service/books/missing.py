@@ -59,12 +59,12 @@ def lacking(devices: Iterable[Row], found: Found, since: date | None) -> list[La
     return [one for one in every if one.holes or one.differences or one.waivers]
 
 
-def day_state(held: Held, *, claimed: bool, waived: bool) -> "DayState.ValueType":
+def day_state(held: Held, *, claimed: bool) -> "DayState.ValueType":
     """How a device stands on a day. Closed is closed, whatever was waived before; nothing that is
     open is, once it was waived."""
     if held.closed:
         return DayState.DAY_STATE_CLOSED
-    if waived:
+    if held.waived:
         return DayState.DAY_STATE_WAIVED
     if held.revision:
         return DayState.DAY_STATE_REOPENED

@@ -46,36 +46,35 @@ SET event_count = excluded.event_count,
     claimed_at = now()
 
 -- name: holes
--- The history, and the lowest $5 spans that are missing up to what is claimed: one row at least, if
--- there is such a device. `whole`: no number of the device is missing, also in outboxes that it
--- claimed before, but those that an operator waived. Served by the primary keys of device_progress
--- and outbox_claim, and by waiver_by_device.
+-- The history, and the lowest $5 spans that are missing up to what is claimed, those that an operator
+-- waived behind all others: one row at least, if there is such a device. `whole`: no number of the
+-- device is missing, also in outboxes that it claimed before, but waived ones. Served by the primary
+-- keys of device_progress and outbox_claim, and by waiver_by_device.
+WITH waived AS (
+    SELECT outbox_epoch, range_agg(numbers) AS numbers
+    FROM tillsync.waiver
+    WHERE tenant_id = $1 AND device_id = $2 AND numbers IS NOT NULL
+    GROUP BY outbox_epoch
+)
 SELECT
-    h.history_id, hole.epoch, hole.first, hole.last,
+    h.history_id, hole.epoch, hole.first, hole.last, hole.is_waived,
     NOT EXISTS (
         SELECT
         FROM tillsync.outbox_claim c
         LEFT JOIN tillsync.device_progress p
             ON p.tenant_id = $1 AND p.device_id = $2 AND p.outbox_epoch = c.outbox_epoch
+        LEFT JOIN waived ON waived.outbox_epoch = c.outbox_epoch
         WHERE c.tenant_id = $1 AND c.device_id = $2
             AND NOT isempty(
                 int8multirange(int8range(1, c.last_sequence + 1))
                 - coalesce(p.sequences, '{}')
-                - coalesce(
-                    (
-                        SELECT range_agg(w.numbers)
-                        FROM tillsync.waiver w
-                        WHERE w.tenant_id = $1 AND w.device_id = $2
-                            AND w.outbox_epoch = c.outbox_epoch
-                    ),
-                    '{}'
-                )
+                - coalesce(waived.numbers, '{}')
             )
     ) AS whole
 FROM tillsync.tenant_head h
 JOIN tillsync.device d ON d.tenant_id = $1 AND d.device_id = $2
 LEFT JOIN (
-    SELECT claimed.epoch, lower(part) AS first, upper(part) - 1 AS last
+    SELECT claimed.epoch, lower(part) AS first, upper(part) - 1 AS last, is_waived
     FROM unnest($3::bigint[], $4::bigint[]) AS claimed (epoch, last)
     LEFT JOIN LATERAL (
         SELECT sequences
@@ -83,22 +82,34 @@ LEFT JOIN (
         WHERE tenant_id = $1 AND device_id = $2 AND outbox_epoch = claimed.epoch
         LIMIT 1
     ) AS seen ON true
-    CROSS JOIN LATERAL unnest(
-        int8multirange(int8range(1, claimed.last + 1)) - coalesce(seen.sequences, '{}')
-    ) AS part
-    ORDER BY 1, 2
+    LEFT JOIN waived ON waived.outbox_epoch = claimed.epoch
+    CROSS JOIN LATERAL (
+        SELECT int8multirange(int8range(1, claimed.last + 1)) - coalesce(seen.sequences, '{}')
+    ) AS missing (numbers)
+    CROSS JOIN LATERAL (
+        SELECT false, unnest(missing.numbers - coalesce(waived.numbers, '{}'))
+        UNION ALL
+        SELECT true, unnest(missing.numbers * waived.numbers)
+    ) AS part (is_waived, part)
+    ORDER BY is_waived, claimed.epoch, first
     LIMIT $5
 ) AS hole ON true
 WHERE h.tenant_id = $1 AND h.stream = 'event'
-ORDER BY hole.epoch, hole.first
+ORDER BY hole.is_waived, hole.epoch, hole.first
 
 -- name: days
--- What the days $3 of device $2 come to, and how each was closed last: a row per day and currency,
--- one at least per day. Served by the primary keys of device_day and day_close.
+-- What the days $3 of device $2 come to, how each was closed last, and whether an operator waived
+-- what is missing of it: a row per day and currency, one at least per day. Served by the primary keys
+-- of device_day and day_close, and by waiver_by_device.
 SELECT
     day.number, held.currency, held.event_count, held.amount_minor, held.digest_sum,
     coalesce(closing.revision, 0) AS revision,
-    closing.event_count AS closed_count, closing.digest_sum AS closed_digest
+    closing.event_count AS closed_count, closing.digest_sum AS closed_digest,
+    day.business_day IN (
+        SELECT business_day
+        FROM tillsync.waiver
+        WHERE tenant_id = $1 AND device_id = $2 AND business_day IS NOT NULL
+    ) AS waived
 FROM unnest($3::text[]::date[]) WITH ORDINALITY AS day (business_day, number)
 LEFT JOIN LATERAL (
     SELECT revision, event_count, digest_sum

@@ -44,6 +44,7 @@ class Reconciled:
 
     history_id: UUID
     missing: Sequence[Span]
+    waived: Sequence[Span]
     more_missing: bool
     days: Sequence[DayFound] = ()
     sums: Sequence[Sum] = ()
@@ -109,13 +110,15 @@ class _Reconciliation:
                 "The tenant or the device is gone.",
                 reason=ErrorReason.ERROR_REASON_TENANT_GONE,
             )
-        spans = [
-            Span(row["epoch"], row["first"], row["last"])
-            for row in rows
-            if row["epoch"] is not None
-        ]
-        shown = spans[: limits.MAX_MISSING_SPANS]
-        return Reconciled(rows[0]["history_id"], shown, len(spans) > len(shown)), rows[0]["whole"]
+        holes = [row for row in rows if row["epoch"] is not None]
+        shown = holes[: limits.MAX_MISSING_SPANS]
+        result = Reconciled(
+            rows[0]["history_id"],
+            missing=_spans(shown),
+            waived=_spans(row for row in shown if row["is_waived"]),
+            more_missing=len(holes) > len(shown),
+        )
+        return result, rows[0]["whole"]
 
     async def _compared(self, claims: Claims, *, whole: bool) -> list[DayFound]:
         names = [day.name for day in claims.days]
@@ -152,6 +155,10 @@ class _Reconciliation:
         )
 
 
+def _spans(holes: Iterable[Row]) -> list[Span]:
+    return [Span(row["epoch"], row["first"], row["last"]) for row in holes]
+
+
 def held_days(rows: Iterable[Row], by: str) -> Iterator[Held]:
     """The days that rows of `days` tell of; `by` is the column whose value each has one of."""
     for _, of_day in groupby(rows, key=itemgetter(by)):
@@ -164,7 +171,7 @@ def held_days(rows: Iterable[Row], by: str) -> Iterator[Held]:
         closing = None
         if row["revision"]:
             closing = Content(row["closed_count"], int(row["closed_digest"]))
-        yield Held(books, row["revision"], closing)
+        yield Held(books, row["revision"], closing, waived=row["waived"])
 
 
 def _closing_row(closing: Closing) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ def reconcile_response(
 ) -> pb.ReconcileResponse:
     response = pb.ReconcileResponse(
         missing=map(span, reconciled.missing),
+        waived=map(span, reconciled.waived),
         more_missing=reconciled.more_missing,
         days=map(_day, reconciled.days),
         dispositions=map(_disposition, reconciled.dispositions),
@@ -60,6 +61,7 @@ def _day(found: DayFound) -> pb.DayAnswer:
         books=books(found.held.books),
         revision=found.held.revision,
         closed=found.held.closed,
+        waived=found.held.waived,
     )
 
 
