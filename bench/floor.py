@@ -52,7 +52,7 @@ def prepare(till: Till, events: Sequence[Event]) -> Batch:
     now = datetime.now(UTC)
     batch = examine(events, till.device, now)
     numbers = presented([batch])
-    judgement = judge([batch], head=0, held={}, seen={}, numbers=numbers)
+    judgement = judge([batch], head=0, held={}, seen={}, used={}, numbers=numbers)
     return Batch(
         batch.keys,
         store._columns(store._progress_rows(numbers), 3),  # noqa: SLF001

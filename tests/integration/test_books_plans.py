@@ -17,6 +17,7 @@ DAY = "2026-11-22"
 SQL = {
     **statements("tillsync_service.books"),
     **statements("tillsync_service.books", "operator_queries.sql"),
+    "used": statements("tillsync_service.ingest")["used"],
 }
 PLAN_MODES = ("force_custom_plan", "force_generic_plan")
 
@@ -80,6 +81,7 @@ def about(device):
             (*ids, *one, [], [], 128, 1000, [True]),
             {"rejection_pkey", "device_progress_pkey", "event_by_number"},
         ),
+        "used": ((*tills, [7], [1]), {"event_by_number"}),
         "heard_of": (tills, {"device_progress_pkey", "outbox_claim_pkey", "day_claim_pkey"}),
         "holes_of": (
             (*tills, 100),

@@ -374,6 +374,22 @@ async def test_a_reused_number_is_flagged_and_stored(till, device, books):
     assert row["flags"] == 1 << EventFlag.EVENT_FLAG_FORKED
 
 
+async def test_a_sale_that_head_office_lost_is_no_clones(till, device, books):
+    """Head office's disk lost a sale and remembers its number. The till gives it back, and nobody
+    takes it for a cloned disk; one that is a clone's is flagged in the same batch."""
+    await till.offer(*(an_event(f"{number}", number=number) for number in (1, 2, 3)))
+    for table in ("event", "event_key"):
+        await books.connection.execute(f"DELETE FROM tillsync.{table} WHERE key = '2'")
+
+    verdicts = await till.offer(
+        an_event("2", number=2), an_event("3", number=3), an_event("c", number=3)
+    )
+
+    assert names(verdicts) == ["ACCEPTED", "DUPLICATE", "ACCEPTED"]
+    forked = [EventFlag.EVENT_FLAG_FORKED]
+    assert [list(verdict.flags) for verdict in verdicts] == [[], [], forked]
+
+
 async def test_holes_in_the_numbers_stay_visible(till, device, books):
     """The operator sees which sales of a till never came, whatever the order of the others."""
     for numbers in ([5, 6], [1, 2], [9], [2, 5]):

@@ -85,14 +85,15 @@ class Model:
     days: dict = field(default_factory=dict)
     numbers: dict = field(default_factory=dict)
     rejected: dict = field(default_factory=dict)
+    used: set = field(default_factory=set, compare=False)
+    """The numbers of `events`."""
 
     def take(self, event: Event, device: Device) -> tuple:
         """The verdict: outcome, position, flags, field at fault."""
         number = (device.device_id, event.outbox_epoch, event.device_sequence)
         is_numbered = event.outbox_epoch > 0 and 0 < event.device_sequence < INT64_MAX
-        seen = self.numbers.setdefault(number[:2], set()) if is_numbered else set()
-        is_fork = event.device_sequence in seen
-        seen.add(event.device_sequence)
+        if is_numbered:
+            self.numbers.setdefault(number[:2], set()).add(event.device_sequence)
         if (fault := fault_of(event)) is not None:
             if is_numbered:
                 self.rejected.setdefault(number, ("EVENT_NOT_STORABLE", fault))
@@ -105,7 +106,8 @@ class Model:
             return "CONFLICT", position, set(), "key"
         if position <= len(self.events):
             return "DUPLICATE", position, set(), ""
-        flags = flags_of(event, device, is_fork=is_fork)
+        flags = flags_of(event, device, is_fork=is_numbered and number in self.used)
+        self.used.add(number)
         self._store(event, device, flags)
         self._count(event, device, digest)
         return "ACCEPTED", position, flags, ""

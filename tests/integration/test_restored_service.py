@@ -267,9 +267,11 @@ async def test_every_day_of_the_restored_history_can_be_closed(office, till):
 
 
 @pytest.mark.parametrize("numbers_too", [True, False], ids=["numbers missing", "numbers known"])
-async def test_three_holes_in_ten_thousand_sales(office, till, monkeypatch, numbers_too):
+async def test_three_holes_in_ten_thousand_sales(office, till, monkeypatch, caplog, numbers_too):
     """Three of a shop's ten thousand sales are gone from head office's disk, known to be missing or
-    believed to be there: few questions find them, and they are there again."""
+    believed to be there: few questions find them, they are there again, and nobody speaks of a
+    cloned disk."""
+    epoch = till.outbox.epoch
     keys = record_at_once(till, 10_000)
     lost = [keys[17], keys[4_999], keys[9_998]]
     spoken = measured(monkeypatch)
@@ -282,6 +284,8 @@ async def test_three_holes_in_ten_thousand_sales(office, till, monkeypatch, numb
     assert (result.offered_again, result.is_equal) == (3, True)
     assert len(spoken[: result.round_trips]) <= MOST_ROUND_TRIPS
     assert sum(map(sum, spoken[: result.round_trips])) <= MOST_BYTES
+    assert till.outbox.epoch == epoch
+    assert "cloned disk" not in caplog.text
     async with office.looked_into() as books:
         assert sorted(await books.keys(UUID(till.settings.tenant_id))) == keys
 

@@ -22,6 +22,7 @@ class Model:
 
     holders: dict = field(default_factory=dict)
     numbers: set = field(default_factory=set)
+    used: set = field(default_factory=set)
     days: dict = field(default_factory=dict)
     quarantined: set = field(default_factory=set)
     forked: set = field(default_factory=set)
@@ -29,7 +30,6 @@ class Model:
     def take(self, event: SimpleNamespace) -> str:
         device_id = event.device.device_id
         number = (device_id, event.epoch, event.sequence)
-        was_used = event.sequence and number in self.numbers
         self.numbers.add(number)
         if event.refusal:
             return "REJECTED"
@@ -40,8 +40,9 @@ class Model:
             self.quarantined.add((event.key, event.digest))
             return "CONFLICT"
         self.holders[event.key] = (len(self.holders) + 1, event.digest)
-        if was_used:
+        if event.sequence and number in self.used:
             self.forked.add(event.key)
+        self.used.add(number)
         for currency, minor in (event.amounts or {"XXX": 0}).items():
             count, money, digests = self.days.get((device_id, currency), (0, 0, 0))
             digests = (digests + int.from_bytes(event.digest)) % 2**128
@@ -56,6 +57,7 @@ class Tenant:
     head: int = 0
     holders: dict = field(default_factory=dict)
     numbers: dict = field(default_factory=dict)
+    used: dict = field(default_factory=dict)
     days: dict = field(default_factory=dict)
     quarantined: set = field(default_factory=set)
     forked: set = field(default_factory=set)
@@ -67,13 +69,8 @@ class Tenant:
             group,
             head=self.head,
             held={key: holder for key, holder in self.holders.items() if key in keys},
-            seen={
-                outbox: ranges(
-                    self.numbers[outbox] & {n for first, end in of for n in range(first, end)}
-                )
-                for outbox, of in offered.items()
-                if outbox in self.numbers
-            },
+            seen=within(offered, self.numbers),
+            used=within(offered, self.used),
             numbers=offered,
         )
         self._write(found)
@@ -87,6 +84,9 @@ class Tenant:
             self.holders[event.key] = (self.head, event.digest)
             if event.flags & FORKED:
                 self.forked.add(event.key)
+        for batch in found.stored:
+            for epoch, number in zip(batch.epochs, batch.sequences, strict=True):
+                self.used.setdefault((batch.device.device_id, epoch), set()).add(number)
         for outbox, news in found.progress.items():
             numbers = self.numbers.setdefault(outbox, set())
             numbers.update(n for first, end in news for n in range(first, end))
@@ -101,6 +101,15 @@ class Tenant:
         for held_position, batch, index in found.quarantined:
             assert self.holders[batch.keys[index]][0] == held_position
             self.quarantined.add((batch.keys[index], batch.digests[index]))
+
+
+def within(offered: dict, numbers: dict) -> dict:
+    """Which of the offered numbers are among these."""
+    return {
+        outbox: ranges(numbers[outbox] & {n for first, end in of for n in range(first, end)})
+        for outbox, of in offered.items()
+        if outbox in numbers
+    }
 
 
 EVENTS = st.builds(
@@ -174,6 +183,18 @@ def test_a_reused_number_is_a_fork_once_per_event():
     assert names(verdicts) == ["DUPLICATE", "ACCEPTED"]
     assert verdicts.flags == [0, FORKED]
     assert [batch.flags for batch in found.stored] == [[FORKED]]
+
+
+def test_a_number_that_no_sale_has_is_free():
+    """A sale that was refused, or is counted under another number, used none up: the sale that has
+    its number is no sign of a cloned disk."""
+    tenant = Tenant()
+    tenant.judge(a_group(an_event("a", number=1), an_event("", number=2), an_event("a", number=3)))
+
+    (verdicts,) = tenant.judge(a_group(an_event("b", number=2), an_event("c", number=3))).verdicts
+
+    assert names(verdicts) == ["ACCEPTED", "ACCEPTED"]
+    assert verdicts.flags == [0, 0]
 
 
 def test_the_same_number_of_another_till_or_epoch_is_no_fork():

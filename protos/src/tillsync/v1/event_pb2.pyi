@@ -82,7 +82,7 @@ class _EventFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventFlag.V
     programs send for "no time": no time is stored.
     """
     EVENT_FLAG_FORKED: _EventFlag.ValueType  # 4
-    """The device, epoch and sequence were used before by another event: a cloned disk or a
+    """Another event of the history has the same device, epoch and sequence: a cloned disk or a
     restored backup. The event is stored; an agent that sees this starts a new epoch.
     """
     EVENT_FLAG_SUSPECT: _EventFlag.ValueType  # 5
@@ -104,7 +104,7 @@ EVENT_FLAG_CLOCK_UNREADABLE: EventFlag.ValueType  # 3
 programs send for "no time": no time is stored.
 """
 EVENT_FLAG_FORKED: EventFlag.ValueType  # 4
-"""The device, epoch and sequence were used before by another event: a cloned disk or a
+"""Another event of the history has the same device, epoch and sequence: a cloned disk or a
 restored backup. The event is stored; an agent that sees this starts a new epoch.
 """
 EVENT_FLAG_SUSPECT: EventFlag.ValueType  # 5

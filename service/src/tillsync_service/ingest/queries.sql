@@ -39,6 +39,21 @@ LEFT JOIN (
 ) AS found ON true
 WHERE h.tenant_id = $1 AND h.stream = 'event'
 
+-- name: used
+-- Which of the numbers $2 to $4 an event of the history has. Served by event_by_number.
+SELECT asked.*
+FROM unnest($2::uuid[], $3::bigint[], $4::bigint[])
+    AS asked (device_id, outbox_epoch, device_sequence)
+CROSS JOIN LATERAL (
+    SELECT
+    FROM tillsync.event
+    WHERE tenant_id = $1
+        AND device_id = asked.device_id
+        AND outbox_epoch = asked.outbox_epoch
+        AND device_sequence = asked.device_sequence
+    LIMIT 1
+) AS held
+
 -- name: write
 -- The ledger, the history, the books, the progress and the head in one round trip. A key that is
 -- taken would be an error: `look` has looked under the same lock. The divisor is 2^128.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,6 +15,7 @@ from tillsync_service.ingest.batch import Batch, array_items
 from tillsync_service.ingest.verdicts import (
     Holder,
     Judgement,
+    Number,
     Outbox,
     Quarantined,
     Ranges,
@@ -21,6 +23,7 @@ from tillsync_service.ingest.verdicts import (
     Verdicts,
     judge,
     presented,
+    ranges,
 )
 
 T = TypeVar("T")
@@ -62,13 +65,18 @@ class IngestStore:
         numbers = presented(batches)
         async with self._database.transaction(tenant_id, then=lock) as transaction:
             rows = await _look(transaction, tenant_id, keys, numbers)
-            judgement = judge(
+            seen = _seen(rows)
+            judged = partial(
+                judge,
                 batches,
                 head=rows[0]["head"],
                 held=_held(rows),
-                seen=_seen(rows),
+                seen=seen,
                 numbers=numbers,
             )
+            judgement = judged(used=seen)
+            if forks := judgement.forks():
+                judgement = judged(used=await _used(transaction, tenant_id, forks))
             await _write(transaction, tenant_id, judgement)
         history_id = str(rows[0]["history_id"])
         return [Receipt(history_id, verdicts) for verdicts in judgement.verdicts]
@@ -116,6 +124,18 @@ def _seen(rows: Iterable[Row]) -> dict[Outbox, Ranges]:
         for row in rows
         if row["device_id"] is not None
     }
+
+
+async def _used(
+    transaction: Transaction, tenant_id: UUID, numbers: Sequence[Number]
+) -> dict[Outbox, Ranges]:
+    """Which of the numbers events of the history have."""
+    rows = await transaction.fetch(_SQL["used"], tenant_id, *_columns(numbers, 3))
+    found: dict[Outbox, set[int]] = {}
+    for row in rows:
+        outbox = row["device_id"], row["outbox_epoch"]
+        found.setdefault(outbox, set()).add(row["device_sequence"])
+    return {outbox: ranges(members) for outbox, members in found.items()}
 
 
 async def _write(transaction: Transaction, tenant_id: UUID, judgement: Judgement) -> None:

@@ -16,6 +16,7 @@ from tillsync_service.ingest.examine import FORKED
 
 Outbox = tuple[UUID, int]  # device id, outbox epoch
 Ranges = tuple[tuple[int, int], ...]  # half-open [first, end), ascending, not touching
+Number = tuple[UUID, int, int]  # device id, epoch, sequence
 Holder = tuple[int, bytes]  # position and digest of the event that holds a key
 
 # Outcome's values are looked up by a slow __getattr__.
@@ -80,6 +81,17 @@ class Judgement:
     progress: dict[Outbox, Ranges] = field(default_factory=dict)
     days: dict[UUID, Totals] = field(default_factory=dict)  # by device id
 
+    def forks(self) -> list[Number]:
+        """The numbers of the stored events that are flagged FORKED."""
+        return [
+            (batch.device.device_id, epoch, sequence)
+            for batch in self.stored
+            for epoch, sequence, flags in zip(
+                batch.epochs, batch.sequences, batch.flags, strict=True
+            )
+            if flags & FORKED
+        ]
+
 
 def judge(
     batches: Iterable[Batch],
@@ -87,25 +99,26 @@ def judge(
     head: int,
     held: Mapping[str, Holder],
     seen: Mapping[Outbox, Ranges],
+    used: Mapping[Outbox, Ranges],
     numbers: Mapping[Outbox, Ranges],
 ) -> Judgement:
     """The judgement on a group of one tenant's batches.
 
     head: the position of the tenant's last event. held: who holds those keys of the group that
     are taken. numbers: what `presented` says of the group. seen: which of these numbers were
-    presented before.
+    presented before. used: which of them an event of the history has; one that was presented and
+    has none is no fork, but perhaps an event that was lost here and comes again.
     """
     judgement = Judgement(head, progress=_news(numbers, seen))
     holders = dict(held)
-    used = {outbox: _members(seen.get(outbox, ())) for outbox in numbers}
+    taken = {outbox: _members(used.get(outbox, ())) for outbox in numbers}
     position = head
     for batch in batches:
         verdicts, accepted = _judge_keys(judgement, batch, holders, position)
         position += len(accepted)
         judgement.verdicts.append(verdicts)
-        repeated = _repeated(batch, used)
         if accepted:
-            stored = _with_forks_flagged(batch, repeated).only(accepted)
+            stored = _with_forks_flagged(batch, _reused(batch, accepted, taken)).only(accepted)
             for index, flags in zip(accepted, stored.flags, strict=True):
                 verdicts.flags[index] = flags
             judgement.stored.append(stored)
@@ -181,26 +194,24 @@ def _note_rejected(judgement: Judgement, batch: Batch, index: int, refusal: Refu
         )
 
 
-def _repeated(batch: Batch, used: Mapping[Outbox, set[int]]) -> list[int]:
-    """The places of the events whose numbers were presented before, each number from then on
-    being `used`."""
-    repeated = []
-    used_of = {epoch: used[batch.device.device_id, epoch] for epoch in set(batch.epochs) - {0}}
-    for index, (epoch, sequence) in enumerate(zip(batch.epochs, batch.sequences, strict=True)):
-        if sequence:
-            of_epoch = used_of[epoch]
+def _reused(batch: Batch, accepted: Iterable[int], taken: Mapping[Outbox, set[int]]) -> list[int]:
+    """Which of the accepted places have a number that is taken; each takes its own."""
+    reused = []
+    taken_of = {epoch: taken[batch.device.device_id, epoch] for epoch in set(batch.epochs) - {0}}
+    for index in accepted:
+        if sequence := batch.sequences[index]:
+            of_epoch = taken_of[batch.epochs[index]]
             if sequence in of_epoch:
-                repeated.append(index)
+                reused.append(index)
             of_epoch.add(sequence)
-    return repeated
+    return reused
 
 
-def _with_forks_flagged(batch: Batch, repeated: Sequence[int]) -> Batch:
-    """Only accepted events are looked at later: a mere repeat is no fork."""
-    if not repeated:
+def _with_forks_flagged(batch: Batch, reused: Sequence[int]) -> Batch:
+    if not reused:
         return batch
     flags = list(batch.flags)
-    for index in repeated:
+    for index in reused:
         flags[index] |= FORKED
     return replace(batch, flags=flags)
 
