@@ -102,6 +102,20 @@ async def test_a_currency_that_only_one_side_has_is_a_difference(till):
     assert (lacks.equal, equal.equal, more.equal) == (False, True, False)
 
 
+async def test_a_blank_currency_is_a_currency(till):
+    """A point of sale writes a space for its currency: its sales are stored, so its day is compared
+    and closed like any other."""
+    events = sales(1, 2, amounts=((" ", 500),))
+    await till.offer(*events)
+    claim = pb.DayClaim(
+        business_day=BUSINESS_DAY, books=[a_book(*events, currency=" ")], close=True
+    )
+
+    answer = (await till.reconcile(last=2, days=[claim])).days[0]
+
+    assert (answer.equal, answer.closed) == (True, True)
+
+
 async def test_events_without_a_day_have_a_day_of_their_own(till):
     """Sales whose point of sale declared no business day are compared together, under no name."""
     events = sales(1, 2, business_day="")

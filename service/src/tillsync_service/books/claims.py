@@ -7,7 +7,7 @@ from datetime import date
 from typing import NamedTuple
 
 from tillsync.v1 import reconcile_service_pb2 as pb
-from tillsync_service.foundation import fields, limits
+from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import InvalidRequest
 
 DIGEST_BYTES = 16
@@ -124,7 +124,11 @@ def _day(field: str, claim: pb.DayClaim) -> Day:
 
 
 def _book(field: str, book: pb.DayBook) -> Book:
-    fields.text(f"{field}.currency", book.currency, limits.MAX_CURRENCY_CHARACTERS)
+    if not 1 <= len(book.currency) <= limits.MAX_CURRENCY_CHARACTERS or "\0" in book.currency:
+        # As of an event: one that was stored with a blank currency must be comparable.
+        raise InvalidRequest(
+            f"{field}.currency", f"1 to {limits.MAX_CURRENCY_CHARACTERS} characters, no NUL."
+        )
     if book.event_count < 0:
         raise InvalidRequest(f"{field}.event_count", "How many events, not below 0.")
     if not _AMOUNT.fullmatch(book.amount_minor):
