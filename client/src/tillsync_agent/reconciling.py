@@ -11,7 +11,7 @@ from tillsync_agent import comparison, daybooks
 from tillsync_agent import reconcile_wire as wire
 from tillsync_agent.books import OutboxBooks
 from tillsync_agent.comparison import Day, Expected, Explained, Snapshot
-from tillsync_agent.daybooks import SETTLED, Booked, Span
+from tillsync_agent.daybooks import SETTLED, Booked, Counted, Span
 from tillsync_agent.reconcile_wire import Heard
 from tillsync_agent.reconciliation import MOST_NAMED, Gone, Reconciliation
 
@@ -102,7 +102,16 @@ class Reconciling:
         return _Compared(snapshot, heard, differing, gone, await self._gone(waived))
 
     async def _snapshot(self, only: str | None) -> Snapshot:
+        """All of it as of one moment, though it is read in pieces: what is pruned meanwhile would
+        be in neither of the two sums, and the day would seem to be short of it."""
         counted = await self._off_loop(self._books.counted)
+        while True:
+            snapshot = await self._read(counted, only)
+            before, counted = counted, await self._off_loop(self._books.counted)
+            if counted.pruned == before.pruned:
+                return snapshot
+
+    async def _read(self, counted: Counted, only: str | None) -> Snapshot:
         snapshot = Snapshot(counted, {only: Day()} if only is not None else {})
         after = 0
         while page := await self._off_loop(self._books.page, after, counted.last_id):
