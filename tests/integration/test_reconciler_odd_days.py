@@ -1,13 +1,13 @@
-"""Days that are hard to compare: what a till forgets meanwhile."""
+"""Days that are hard to compare: what a till forgets meanwhile, and what no request can say."""
 
 import pytest
 
 from support.scripted_service import ScriptedService
-from support.till import Till, until
+from support.till import Till, a_sale, until
 from tillsync_agent.books import OutboxBooks
 from tillsync_agent.reconciliation import NOTE_NAME, Reconciliation
 
-DAY = "2026-11-22"
+DAY, NEXT_DAY = "2026-11-22", "2026-11-23"
 
 
 @pytest.fixture
@@ -54,3 +54,21 @@ async def test_what_is_pruned_while_the_till_adds_up_is_no_difference(till, serv
 
     assert (result.is_equal, result.days_equal) == (True, 1)
     assert [days[DAY]["USD"].event_count for days in service.books.days_claimed[-1:]] == [8]
+
+
+async def test_a_day_in_more_currencies_than_a_request_holds_does_not_stop_the_others(
+    till, service
+):
+    """A day has more kinds of vouchers than a request can name: it is named as not compared, with
+    the reason, and the other days are compared."""
+    for number in range(101):
+        till.outbox.record(a_sale(number), business_day=DAY, amounts={f"V{number}": 1})
+    till.record(2, business_day=NEXT_DAY)
+
+    result = await reconciled(till)
+
+    (day,) = result.differing
+    assert (result.days_equal, result.days_differing, result.is_equal) == (1, 1, False)
+    assert (day.business_day, len(day.here), day.there) == (DAY, 101, {})
+    assert day.why == ["it is in 101 currencies, and at most 100 can be compared"]
+    assert [*service.books.days_claimed[-1]] == [NEXT_DAY]

@@ -25,6 +25,9 @@ from tillsync_agent.reconciliation import Difference, Refused, Sums
 # them, when many spans differ): three holes among 10,000 numbers are found in two questions.
 MOST_PARTS = 128
 MOST_SPANS = 256
+# The contract's limit for a day.
+MOST_CURRENCIES = 100
+_TOO_MANY = f"and at most {MOST_CURRENCIES} can be compared"
 
 Elsewhere = Mapping[str, Container[tuple[int, int]]]
 """Business day to the (epoch, number) of its events that head office counts elsewhere."""
@@ -88,8 +91,20 @@ class Snapshot:
                 self.days[name].add_pruned(books)
 
     def claims(self) -> dict[str, Books]:
-        """What each day comes to."""
-        return {name: daybooks.total([day.books]) for name, day in sorted(self.days.items())}
+        """What each day comes to, of those that a request can say it of."""
+        return {name: books for name, books in self._totals() if len(books) <= MOST_CURRENCIES}
+
+    def beyond_words(self) -> list[Difference]:
+        """The other days: they are not compared, and stop no other."""
+        return [
+            Difference(name, sums(books), {}, [f"it is in {len(books)} currencies, {_TOO_MANY}"])
+            for name, books in self._totals()
+            if len(books) > MOST_CURRENCIES
+        ]
+
+    def _totals(self) -> Iterator[tuple[str, Books]]:
+        for name, day in sorted(self.days.items()):
+            yield name, daybooks.total([day.books])
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,13 +239,14 @@ class Reconciling:
             )
             for name in waited_for
         ]
+        differences += compared.snapshot.beyond_words()
         refused = [one for name in sorted(days) for one in days[name].refused]
         closed = heard.days.get(day) if day is not None else None
         comes_to = comparison.sums(days[day].books) if day is not None else {}
         return Reconciliation(
             history_id=heard.history_id,
             days_equal=len(heard.days) - len(compared.differing),
-            days_differing=len(waited_for),
+            days_differing=len(differences),
             differing=differences[:MOST_NAMED],
             offered_again=self._offered,
             refused=refused[:MOST_NAMED],
