@@ -145,6 +145,22 @@ async def test_what_will_not_come_is_waived(shell, place, till):
     ]
 
 
+async def test_f30_a_cloned_till_is_named(shell, place, till):
+    """A till's disk was cloned: the operator reads which till's, and a script that watches for what
+    is missing hears that nothing is."""
+    await till.offer(*sales(1))
+    await till.offer(an_event(number=1, key="the clone's"))
+
+    plain = await shell.run("missing", "--tenant", place[0])
+    as_json = await shell.run("missing", "--tenant", place[0], "--json")
+
+    (line,) = plain.lines
+    assert (plain.status, line[1:3]) == (0, ["till 1", str(till.device.device_id)])
+    assert line[4:6] == [f"forked: numbers {EPOCH}:1", "1"]
+    assert line[8] == "two sales have one number: the disk was cloned, or restored from a backup"
+    assert as_json.json[0]["fork"]["sequence"] == "1"
+
+
 async def test_a_day_shows_how_each_till_stands(shell, place, till):
     """Before the shop is closed for the day, the operator sees who closed it and who is silent."""
     events = sales(1, 2)

@@ -225,6 +225,30 @@ async def test_f30_two_tills_with_one_disk_lose_nothing_and_are_named(shop, till
     assert list(map(difference, device.days)) == [(BUSINESS_DAY, "USD", -1, "-1250")]
 
 
+async def test_f30_a_till_whose_numbers_two_sales_have_is_named(shop, till, migrator):
+    """F30: a cloned disk sells on. Nothing is missing, and the operator reads all the same which
+    till it is, how many sales share a number with another, and the latest; sales that head office
+    lost and got back are none of them."""
+    originals, clones = sales(1, 2, 3), [an_event(number=n, key=f"clone {n}") for n in (2, 3)]
+    await till.offer(*originals)
+    for table in ("event", "event_key"):
+        await migrator.execute(f"DELETE FROM tillsync.{table} WHERE key = $1", originals[0].key)
+    await till.offer(*originals)
+    before = (await shop.missing()).devices
+    for clone in clones:
+        await till.offer(clone)
+
+    (device,) = (await shop.missing()).devices
+    await migrator.execute("UPDATE tillsync.audit SET happened_at = '2026-11-23 09:00Z'")
+    since = [(await shop.missing(since=day)).devices for day in (NEXT_DAY, "2026-11-24")]
+
+    assert not before
+    assert (device.device_id, list(device.holes), list(device.days)) == (id_of(till), [], [])
+    assert (device.fork.events, device.fork.epoch, device.fork.sequence) == (2, EPOCH, 3)
+    assert device.fork.HasField("noticed_at")
+    assert list(map(len, since)) == [1, 0]
+
+
 async def test_since_leaves_the_past_alone(shop, till, migrator):
     """An operator who looks at this week is not shown last year: older days are left out, and the
     holes of tills not heard of since."""
@@ -418,7 +442,8 @@ async def test_i11_a_restored_database_gets_new_histories(fleet, shop, till, mig
     """The operator restored a backup and says so: every retailer's histories have new ids, tills
     see it at their next answer, and it is in each retailer's audit."""
     other = await a_shop(fleet)
-    before = (await till.ingest(*sales(1))).history_id
+    sale = sales(1)
+    before = (await till.ingest(*sale)).history_id
     heads = "SELECT tenant_id, stream, history_id FROM tillsync.tenant_head"
     old = {tuple(row) for row in await migrator.fetch(heads)}
 
@@ -428,7 +453,7 @@ async def test_i11_a_restored_database_gets_new_histories(fleet, shop, till, mig
     assert answer.tenants == 2
     assert not old & new
     assert len({history_id for *_, history_id in new}) == 4
-    after = (await till.ingest(*sales(1))).history_id
+    after = (await till.ingest(*sale)).history_id
     assert after == (await till.reconcile(last=1)).history_id != before
     rows = await migrator.fetch("SELECT * FROM tillsync.audit")
     assert {row["tenant_id"] for row in rows} == {UUID(shop.tenant_id), UUID(other.tenant_id)}

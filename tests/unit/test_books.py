@@ -107,9 +107,9 @@ def test_how_a_till_stands_on_a_day(held, claimed, waived, state):
     assert DayState.Name(found) == f"DAY_STATE_{state}"
 
 
-def found(device_id, *, heard=HEARD, holes=(), differences=(), waivers=()):
+def found(device_id, *, heard=HEARD, holes=(), differences=(), waivers=(), forks=()):
     """What the statements say of one device."""
-    rows = ([{"last_heard_at": heard}], holes, differences, waivers)
+    rows = ([{"last_heard_at": heard}], holes, differences, waivers, forks)
     return Found(*(by_device({**row, "device_id": device_id} for row in each) for each in rows))
 
 

@@ -26,39 +26,41 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tillsync.v1 import reconcile_service_pb2 as tillsync_dot_v1_dot_reconcile__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftillsync/v1/books_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tillsync/v1/reconcile_service.proto\"o\n\x12ListMissingRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"u\n\x13ListMissingResponse\x12+\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1a.tillsync.v1.DeviceMissing\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65vices_examined\x18\x03 \x01(\x03\"\xa2\x02\n\rDeviceMissing\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x12\n\nstore_code\x18\x04 \x01(\t\x12\x31\n\rlast_heard_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05holes\x18\x06 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x16\n\x0emissing_events\x18\x07 \x01(\x03\x12(\n\x04\x64\x61ys\x18\x08 \x03(\x0b\x32\x1a.tillsync.v1.DayDifference\x12$\n\x07waivers\x18\t \x03(\x0b\x32\x13.tillsync.v1.Waiver\"\x96\x01\n\rDayDifference\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x16\n\x0emissing_events\x18\x03 \x01(\x03\x12\x15\n\rmissing_minor\x18\x04 \x01(\t\x12.\n\nclaimed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9c\x01\n\x06Waiver\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x14\n\x0c\x62usiness_day\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\twaived_by\x18\x06 \x01(\t\x12-\n\twaived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x0eListDayRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62usiness_day\x18\x03 \x01(\t\":\n\x0fListDayResponse\x12\'\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x16.tillsync.v1.DeviceDay\"\xc3\x01\n\tDeviceDay\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.tillsync.v1.DayState\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12#\n\x05\x62ooks\x18\x05 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\x31\n\rlast_heard_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x0cWaiveRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\'\n\x04span\x18\x03 \x01(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x14\n\x0c\x62usiness_day\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"4\n\rWaiveResponse\x12#\n\x06waiver\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Waiver\"(\n\x16\x44\x65\x63lareRestoredRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"*\n\x17\x44\x65\x63lareRestoredResponse\x12\x0f\n\x07tenants\x18\x01 \x01(\x03*\x93\x01\n\x08\x44\x61yState\x12\x19\n\x15\x44\x41Y_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x41Y_STATE_CLOSED\x10\x01\x12\x12\n\x0e\x44\x41Y_STATE_OPEN\x10\x02\x12\x16\n\x12\x44\x41Y_STATE_REOPENED\x10\x03\x12\x14\n\x10\x44\x41Y_STATE_SILENT\x10\x04\x12\x14\n\x10\x44\x41Y_STATE_WAIVED\x10\x05\x32\xc4\x02\n\x0c\x42ooksService\x12P\n\x0bListMissing\x12\x1f.tillsync.v1.ListMissingRequest\x1a .tillsync.v1.ListMissingResponse\x12\x44\n\x07ListDay\x12\x1b.tillsync.v1.ListDayRequest\x1a\x1c.tillsync.v1.ListDayResponse\x12>\n\x05Waive\x12\x19.tillsync.v1.WaiveRequest\x1a\x1a.tillsync.v1.WaiveResponse\x12\\\n\x0f\x44\x65\x63lareRestored\x12#.tillsync.v1.DeclareRestoredRequest\x1a$.tillsync.v1.DeclareRestoredResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftillsync/v1/books_service.proto\x12\x0btillsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tillsync/v1/reconcile_service.proto\"o\n\x12ListMissingRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"u\n\x13ListMissingResponse\x12+\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1a.tillsync.v1.DeviceMissing\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65vices_examined\x18\x03 \x01(\x03\"\xc3\x02\n\rDeviceMissing\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x12\n\nstore_code\x18\x04 \x01(\t\x12\x31\n\rlast_heard_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05holes\x18\x06 \x03(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x16\n\x0emissing_events\x18\x07 \x01(\x03\x12(\n\x04\x64\x61ys\x18\x08 \x03(\x0b\x32\x1a.tillsync.v1.DayDifference\x12$\n\x07waivers\x18\t \x03(\x0b\x32\x13.tillsync.v1.Waiver\x12\x1f\n\x04\x66ork\x18\n \x01(\x0b\x32\x11.tillsync.v1.Fork\"g\n\x04\x46ork\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nnoticed_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\rDayDifference\x12\x14\n\x0c\x62usiness_day\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x16\n\x0emissing_events\x18\x03 \x01(\x03\x12\x15\n\rmissing_minor\x18\x04 \x01(\t\x12.\n\nclaimed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9c\x01\n\x06Waiver\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x14\n\x0c\x62usiness_day\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\twaived_by\x18\x06 \x01(\t\x12-\n\twaived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x0eListDayRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x14\n\x0c\x62usiness_day\x18\x03 \x01(\t\":\n\x0fListDayResponse\x12\'\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x16.tillsync.v1.DeviceDay\"\xc3\x01\n\tDeviceDay\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.tillsync.v1.DayState\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12#\n\x05\x62ooks\x18\x05 \x03(\x0b\x32\x14.tillsync.v1.DayBook\x12\x31\n\rlast_heard_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x0cWaiveRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\'\n\x04span\x18\x03 \x01(\x0b\x32\x19.tillsync.v1.SequenceSpan\x12\x14\n\x0c\x62usiness_day\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"4\n\rWaiveResponse\x12#\n\x06waiver\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Waiver\"(\n\x16\x44\x65\x63lareRestoredRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"*\n\x17\x44\x65\x63lareRestoredResponse\x12\x0f\n\x07tenants\x18\x01 \x01(\x03*\x93\x01\n\x08\x44\x61yState\x12\x19\n\x15\x44\x41Y_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x41Y_STATE_CLOSED\x10\x01\x12\x12\n\x0e\x44\x41Y_STATE_OPEN\x10\x02\x12\x16\n\x12\x44\x41Y_STATE_REOPENED\x10\x03\x12\x14\n\x10\x44\x41Y_STATE_SILENT\x10\x04\x12\x14\n\x10\x44\x41Y_STATE_WAIVED\x10\x05\x32\xc4\x02\n\x0c\x42ooksService\x12P\n\x0bListMissing\x12\x1f.tillsync.v1.ListMissingRequest\x1a .tillsync.v1.ListMissingResponse\x12\x44\n\x07ListDay\x12\x1b.tillsync.v1.ListDayRequest\x1a\x1c.tillsync.v1.ListDayResponse\x12>\n\x05Waive\x12\x19.tillsync.v1.WaiveRequest\x1a\x1a.tillsync.v1.WaiveResponse\x12\\\n\x0f\x44\x65\x63lareRestored\x12#.tillsync.v1.DeclareRestoredRequest\x1a$.tillsync.v1.DeclareRestoredResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tillsync.v1.books_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DAYSTATE']._serialized_start=1565
-  _globals['_DAYSTATE']._serialized_end=1712
+  _globals['_DAYSTATE']._serialized_start=1703
+  _globals['_DAYSTATE']._serialized_end=1850
   _globals['_LISTMISSINGREQUEST']._serialized_start=118
   _globals['_LISTMISSINGREQUEST']._serialized_end=229
   _globals['_LISTMISSINGRESPONSE']._serialized_start=231
   _globals['_LISTMISSINGRESPONSE']._serialized_end=348
   _globals['_DEVICEMISSING']._serialized_start=351
-  _globals['_DEVICEMISSING']._serialized_end=641
-  _globals['_DAYDIFFERENCE']._serialized_start=644
-  _globals['_DAYDIFFERENCE']._serialized_end=794
-  _globals['_WAIVER']._serialized_start=797
-  _globals['_WAIVER']._serialized_end=953
-  _globals['_LISTDAYREQUEST']._serialized_start=955
-  _globals['_LISTDAYREQUEST']._serialized_end=1030
-  _globals['_LISTDAYRESPONSE']._serialized_start=1032
-  _globals['_LISTDAYRESPONSE']._serialized_end=1090
-  _globals['_DEVICEDAY']._serialized_start=1093
-  _globals['_DEVICEDAY']._serialized_end=1288
-  _globals['_WAIVEREQUEST']._serialized_start=1291
-  _globals['_WAIVEREQUEST']._serialized_end=1422
-  _globals['_WAIVERESPONSE']._serialized_start=1424
-  _globals['_WAIVERESPONSE']._serialized_end=1476
-  _globals['_DECLARERESTOREDREQUEST']._serialized_start=1478
-  _globals['_DECLARERESTOREDREQUEST']._serialized_end=1518
-  _globals['_DECLARERESTOREDRESPONSE']._serialized_start=1520
-  _globals['_DECLARERESTOREDRESPONSE']._serialized_end=1562
-  _globals['_BOOKSSERVICE']._serialized_start=1715
-  _globals['_BOOKSSERVICE']._serialized_end=2039
+  _globals['_DEVICEMISSING']._serialized_end=674
+  _globals['_FORK']._serialized_start=676
+  _globals['_FORK']._serialized_end=779
+  _globals['_DAYDIFFERENCE']._serialized_start=782
+  _globals['_DAYDIFFERENCE']._serialized_end=932
+  _globals['_WAIVER']._serialized_start=935
+  _globals['_WAIVER']._serialized_end=1091
+  _globals['_LISTDAYREQUEST']._serialized_start=1093
+  _globals['_LISTDAYREQUEST']._serialized_end=1168
+  _globals['_LISTDAYRESPONSE']._serialized_start=1170
+  _globals['_LISTDAYRESPONSE']._serialized_end=1228
+  _globals['_DEVICEDAY']._serialized_start=1231
+  _globals['_DEVICEDAY']._serialized_end=1426
+  _globals['_WAIVEREQUEST']._serialized_start=1429
+  _globals['_WAIVEREQUEST']._serialized_end=1560
+  _globals['_WAIVERESPONSE']._serialized_start=1562
+  _globals['_WAIVERESPONSE']._serialized_end=1614
+  _globals['_DECLARERESTOREDREQUEST']._serialized_start=1616
+  _globals['_DECLARERESTOREDREQUEST']._serialized_end=1656
+  _globals['_DECLARERESTOREDRESPONSE']._serialized_start=1658
+  _globals['_DECLARERESTOREDRESPONSE']._serialized_end=1700
+  _globals['_BOOKSSERVICE']._serialized_start=1853
+  _globals['_BOOKSSERVICE']._serialized_end=2177
 # @@protoc_insertion_point(module_scope)

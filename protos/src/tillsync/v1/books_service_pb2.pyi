@@ -99,7 +99,7 @@ Global___ListMissingRequest: _TypeAlias = ListMissingRequest  # noqa: Y015
 
 @_typing.final
 class ListMissingResponse(_message.Message):
-    """ListMissingResponse is a page of devices that something is missing from."""
+    """ListMissingResponse is a page of devices that there is something to say of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,7 +112,7 @@ class ListMissingResponse(_message.Message):
     """How many devices were looked at for this page."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMissing]:
-        """By device id. One of whom nothing is missing is left out."""
+        """By device id. One of whom nothing is missing, waived or forked is left out."""
 
     def __init__(
         self,
@@ -144,6 +144,7 @@ class DeviceMissing(_message.Message):
     MISSING_EVENTS_FIELD_NUMBER: _builtins.int
     DAYS_FIELD_NUMBER: _builtins.int
     WAIVERS_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Who."""
     device_name: _builtins.str
@@ -164,11 +165,15 @@ class DeviceMissing(_message.Message):
 
     @_builtins.property
     def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayDifference]:
-        """The days that are not as the device said."""
+        """The days that are not as the device said: the latest, at most 100 rows."""
 
     @_builtins.property
     def waivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Waiver]:
         """The numbers among them that were waived."""
+
+    @_builtins.property
+    def fork(self) -> Global___Fork:
+        """Absent: no two events had the same number, or not since the day that was asked for."""
 
     def __init__(
         self,
@@ -182,14 +187,54 @@ class DeviceMissing(_message.Message):
         missing_events: _builtins.int = ...,
         days: _abc.Iterable[Global___DayDifference] | None = ...,
         waivers: _abc.Iterable[Global___Waiver] | None = ...,
+        fork: Global___Fork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_heard_at", b"last_heard_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork", "last_heard_at", b"last_heard_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "device_id", b"device_id", "device_name", b"device_name", "holes", b"holes", "last_heard_at", b"last_heard_at", "missing_events", b"missing_events", "store_code", b"store_code", "store_id", b"store_id", "waivers", b"waivers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "device_id", b"device_id", "device_name", b"device_name", "fork", b"fork", "holes", b"holes", "last_heard_at", b"last_heard_at", "missing_events", b"missing_events", "store_code", b"store_code", "store_id", b"store_id", "waivers", b"waivers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceMissing: _TypeAlias = DeviceMissing  # noqa: Y015
+
+@_typing.final
+class Fork(_message.Message):
+    """Fork says that numbers of a device were used for two events (EVENT_FLAG_FORKED): its disk was
+    cloned, or restored from a backup. Nothing is lost by it; a clone that goes on selling should be
+    enrolled as a device of its own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    NOTICED_AT_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """How many events had a number that another one has."""
+    epoch: _builtins.int
+    """The outbox of the latest one."""
+    sequence: _builtins.int
+    """The number of the latest one."""
+    @_builtins.property
+    def noticed_at(self) -> _timestamp_pb2.Timestamp:
+        """When that came."""
+
+    def __init__(
+        self,
+        *,
+        events: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        noticed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["noticed_at", b"noticed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "events", b"events", "noticed_at", b"noticed_at", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fork: _TypeAlias = Fork  # noqa: Y015
 
 @_typing.final
 class DayDifference(_message.Message):

@@ -67,7 +67,8 @@ class BooksServiceServicer:
 
     def ListMissing(self, request, context):
         """ListMissing lists, device by device, the numbers that the service never saw and the business
-        days whose money is not what the device said; reads only.
+        days whose money is not what the device said, and says whose disk seems to be cloned; reads
+        only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

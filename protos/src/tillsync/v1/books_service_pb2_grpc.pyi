@@ -38,7 +38,8 @@ class BooksServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BooksServiceAsyncStub: ...
     ListMissing: _grpc.UnaryUnaryMultiCallable[_books_service_pb2.ListMissingRequest, _books_service_pb2.ListMissingResponse]
     """ListMissing lists, device by device, the numbers that the service never saw and the business
-    days whose money is not what the device said; reads only.
+    days whose money is not what the device said, and says whose disk seems to be cloned; reads
+    only.
     """
     ListDay: _grpc.UnaryUnaryMultiCallable[_books_service_pb2.ListDayRequest, _books_service_pb2.ListDayResponse]
     """ListDay lists every device of a store on one business day, the silent ones too; reads only."""
@@ -62,7 +63,8 @@ class BooksServiceAsyncStub(BooksServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMissing: _aio.UnaryUnaryMultiCallable[_books_service_pb2.ListMissingRequest, _books_service_pb2.ListMissingResponse]  # type: ignore[assignment]
     """ListMissing lists, device by device, the numbers that the service never saw and the business
-    days whose money is not what the device said; reads only.
+    days whose money is not what the device said, and says whose disk seems to be cloned; reads
+    only.
     """
     ListDay: _aio.UnaryUnaryMultiCallable[_books_service_pb2.ListDayRequest, _books_service_pb2.ListDayResponse]  # type: ignore[assignment]
     """ListDay lists every device of a store on one business day, the silent ones too; reads only."""
@@ -89,7 +91,8 @@ class BooksServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_books_service_pb2.ListMissingResponse, _abc.Awaitable[_books_service_pb2.ListMissingResponse]]:
         """ListMissing lists, device by device, the numbers that the service never saw and the business
-        days whose money is not what the device said; reads only.
+        days whose money is not what the device said, and says whose disk seems to be cloned; reads
+        only.
         """
 
     @_abc_1.abstractmethod

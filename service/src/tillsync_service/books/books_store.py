@@ -126,7 +126,8 @@ async def _found(
         _SQL["differences_of"], tenant_id, ids, from_day, limits.MAX_LISTED_DAYS
     )
     waivers = await transaction.fetch(_SQL["waivers_of"], tenant_id, ids)
-    return Found(*map(by_device, (heard, holes, differences, waivers)))
+    forks = await transaction.fetch(_SQL["forks_of"], tenant_id, ids)
+    return Found(*map(by_device, (heard, holes, differences, waivers, forks)))
 
 
 async def _must_exist(transaction: Transaction, tenant_id: UUID, store_id: UUID | None) -> None:

@@ -72,6 +72,14 @@ def _device_missing(one: Lacking) -> pb.DeviceMissing:
     )
     if one.last_heard_at is not None:
         message.last_heard_at.FromDatetime(one.last_heard_at)
+    if one.fork is not None:
+        message.fork.CopyFrom(_fork(one.fork))
+    return message
+
+
+def _fork(row: Row) -> pb.Fork:
+    message = pb.Fork(events=row["events"], epoch=row["epoch"], sequence=row["sequence"])
+    message.noticed_at.FromDatetime(row["noticed_at"])
     return message
 
 

@@ -20,23 +20,26 @@ _INT64_MAX = 2**63 - 1
 @dataclass(frozen=True, slots=True)
 class Found:
     """What was found about the devices of a page, by device: the rows of the statements heard_of,
-    holes_of, differences_of and waivers_of."""
+    holes_of, differences_of, waivers_of and forks_of."""
 
     heard: ByDevice
     holes: ByDevice
     differences: ByDevice
     waivers: ByDevice
+    forks: ByDevice
 
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """A device that something is missing from, or was and is waived."""
+    """A device that something is missing from, or was and is waived, or whose numbers two events
+    had."""
 
     device: Row
     last_heard_at: datetime | None
     holes: Sequence[Row]
     differences: Sequence[Row]
     waivers: Sequence[Row]
+    fork: Row | None
 
     @property
     def missing_events(self) -> int:
@@ -53,10 +56,10 @@ def by_device(rows: Iterable[Row]) -> ByDevice:
 
 
 def lacking(devices: Iterable[Row], found: Found, since: date | None) -> list[Lacking]:
-    """Those of the devices that something is missing from. Holes have no day: with `since`, those
-    of devices not heard of from then on are left out."""
+    """Those of the devices that there is something to say of. Holes have no day: with `since`,
+    those of devices not heard of from then on are left out, and forks noticed before."""
     every = (_lacking(device, found, since) for device in devices)
-    return [one for one in every if one.holes or one.differences or one.waivers]
+    return [one for one in every if one.holes or one.differences or one.waivers or one.fork]
 
 
 def day_state(held: Held, *, claimed: bool) -> "DayState.ValueType":
@@ -95,6 +98,9 @@ def _lacking(device: Row, found: Found, since: date | None) -> Lacking:
             for waiver in waivers
             if (waiver["business_day"] in differing if waiver["business_day"] else counts_holes)
         ],
+        next(
+            (f for f in found.forks.get(device_id, ()) if _is_since(f["noticed_at"], since)), None
+        ),
     )
 
 

@@ -130,6 +130,18 @@ WHERE w.tenant_id = $1 AND w.device_id = ANY ($2::uuid[])
     )
 ORDER BY w.device_id, w.waived_at, w.waiver_id
 
+-- name: forks_of
+-- Those of the devices $2 that used numbers which another event has: the latest number, how many
+-- events in all, and when last. Ingest notes it (`forked`), under the device's id. Served by audit's
+-- primary key.
+SELECT
+    audit_id AS device_id, (detail ->> 'epoch')::bigint AS epoch,
+    (detail ->> 'sequence')::bigint AS sequence, (detail ->> 'events')::bigint AS events,
+    happened_at AS noticed_at
+FROM tillsync.audit
+WHERE tenant_id = $1 AND audit_id = ANY ($2::uuid[]) AND action = 'forked'
+ORDER BY audit_id
+
 -- name: day_of_store
 -- How each device of store $2 that is not revoked stands on day $3: a row per device and currency,
 -- one at least per device; columns as in `days`. `claimed`: it said something of the day. Served by

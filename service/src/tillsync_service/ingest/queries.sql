@@ -129,6 +129,24 @@ SELECT $1, r.*
 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS r
 ON CONFLICT DO NOTHING
 
+-- name: forked
+-- Notes for operators that the devices $2 used a number that another event has: which (the latest),
+-- and how many events that was in all. A device's note has the device's id, so there is one of each.
+INSERT INTO tillsync.audit AS a (tenant_id, audit_id, actor, action, detail)
+SELECT
+    $1, f.device_id, 'till', 'forked',
+    jsonb_build_object(
+        'device_id', f.device_id, 'epoch', f.epoch, 'sequence', f.sequence, 'events', f.events
+    )
+FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS f (device_id, epoch, sequence, events)
+ON CONFLICT (tenant_id, audit_id) DO UPDATE
+SET happened_at = now(),
+    detail = jsonb_set(
+        excluded.detail, '{events}',
+        to_jsonb((a.detail ->> 'events')::bigint + (excluded.detail ->> 'events')::bigint)
+    )
+
 -- name: device
 -- Whether the device that a backlog file names is enrolled. Served by device's primary key.
 SELECT FROM tillsync.device WHERE tenant_id = $1 AND device_id = $2 AND store_id = $3

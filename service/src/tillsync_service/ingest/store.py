@@ -1,5 +1,6 @@
 """The ingest transaction: lock the head, compare, judge, write, commit."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -149,6 +150,8 @@ async def _write(transaction: Transaction, tenant_id: UUID, judgement: Judgement
             *_columns(_book_rows(judgement), _BOOK_COLUMNS),
             *_columns(_progress_rows(judgement.progress), _PROGRESS_COLUMNS),
         )
+    if forks := judgement.forks():
+        await transaction.execute(_SQL["forked"], tenant_id, *_columns(_fork_rows(forks), 4))
     if judgement.quarantined:
         quarantined = map(_quarantine_row, judgement.quarantined)
         await transaction.execute(_SQL["quarantine"], tenant_id, *_columns(quarantined, 6))
@@ -209,6 +212,13 @@ def _book_rows(judgement: Judgement) -> list[tuple[Any, ...]]:
 
 def _progress_rows(progress: Mapping[Outbox, Ranges]) -> list[tuple[UUID, int, str]]:
     return [(*outbox, _multirange(ranges)) for outbox, ranges in progress.items()]
+
+
+def _fork_rows(forks: Sequence[Number]) -> list[tuple[UUID, int, int, int]]:
+    """For each device the last of its numbers, and how many there are."""
+    events = Counter(device_id for device_id, _, _ in forks)
+    latest = {device_id: (epoch, sequence) for device_id, epoch, sequence in forks}
+    return [(device_id, *latest[device_id], count) for device_id, count in events.items()]
 
 
 def _quarantine_row(quarantined: Quarantined) -> tuple[Any, ...]:

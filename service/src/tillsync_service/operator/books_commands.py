@@ -104,7 +104,8 @@ async def missing(
 ) -> int:
     """List what is missing at head office, till by till: numbers of sales that never came, and
     business days whose money is not what the till said. What was waived is listed too, with its
-    reason. Money is in minor units (cents). Into a pipe: lines of tab-separated values.
+    reason, and numbers that two sales have: a till's disk was cloned. Money is in minor units
+    (cents). Into a pipe: lines of tab-separated values.
 
     \b
     Exit status: 0 nothing is missing, 1 something is, 2 it could not be asked.
@@ -239,7 +240,7 @@ async def _pages(
 
 
 def _missing_rows(device: pb.DeviceMissing) -> Iterator[Row]:
-    """A row for each thing that is missing, and for each that was waived."""
+    """A row for each thing that is missing, for each that was waived, and for a cloned disk."""
     of_device = {
         "store": device.store_code,
         "till": device.device_name,
@@ -270,6 +271,18 @@ def _missing_rows(device: pb.DeviceMissing) -> Iterator[Row]:
             "said_at": row_of(waiver)["waived_at"],
             "why": f"{waiver.reason} ({waiver.waived_by})",
         }
+    if device.HasField("fork"):
+        yield _fork_row(of_device, device.fork)
+
+
+def _fork_row(of_device: Row, fork: pb.Fork) -> Row:
+    return {
+        **of_device,
+        "what": f"forked: numbers {fork.epoch}:{fork.sequence}",
+        "events": fork.events,
+        "said_at": row_of(fork)["noticed_at"],
+        "why": "two sales have one number: the disk was cloned, or restored from a backup",
+    }
 
 
 def _numbers_text(span: SequenceSpan | pb.Waiver) -> str:
