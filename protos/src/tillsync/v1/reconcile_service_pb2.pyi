@@ -40,7 +40,7 @@ class ReconcileRequest(_message.Message):
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceSpan]:
         """Spans of its numbers that it wants to hear the sums of, to narrow a difference down. At most
-        1,000.
+        1,000, and at most 1,000,000 numbers in all of them: ask for more in several calls.
         """
 
     def __init__(
@@ -95,11 +95,11 @@ class DayBook(_message.Message):
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     currency: _builtins.str
-    """The currency; "XXX" for events without amounts."""
+    """The currency, as in Amount; "XXX" for events without amounts."""
     event_count: _builtins.int
     """How many events."""
     amount_minor: _builtins.str
-    """The sum of their amounts: a decimal whole number, signed, in minor units."""
+    """The sum of their amounts: a decimal whole number of at most 38 digits, signed, in minor units."""
     digest: _builtins.bytes
     """16 bytes: the sum modulo 2^128, big-endian, of the events' digests, each the first 16 bytes of
     SHA-256 over the body's type_url, a zero byte and the body.
@@ -137,7 +137,7 @@ class DayClaim(_message.Message):
     """Close the day if all of it is here and equal."""
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayBook]:
-        """By currency."""
+        """By currency, at most 100 of them."""
 
     def __init__(
         self,
@@ -218,8 +218,10 @@ class ReconcileResponse(_message.Message):
 
     @_builtins.property
     def dispositions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disposition]:
-        """Numbers of this device that were presented and are not part of the history, and why. Those of
-        the claimed outboxes, the lowest first, at most 1,000.
+        """Numbers of this device that were presented and are not part of the history, and why, the lowest
+        first, at most 1,000: CONFLICT and REJECTED of the claimed outboxes and of the spans; DUPLICATE
+        only of spans of at most 128 numbers. Of a device with more than 1,000 events or 4 MiB in
+        quarantine, only the first of those are told as CONFLICT.
         """
 
     @_builtins.property

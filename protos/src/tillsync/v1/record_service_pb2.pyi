@@ -236,7 +236,9 @@ class ImportSettings(_message.Message):
     atomic: _builtins.bool
     """One record that cannot be stored, and nothing goes in."""
     complete: _builtins.bool
-    """The import is the whole of the collection in this scope: what it does not name is deleted."""
+    """The import is the whole of the collection in this scope: what it does not name is deleted. A
+    record that it names and that is refused is named all the same: what is held of it stays.
+    """
     def __init__(
         self,
         *,
