@@ -166,6 +166,22 @@ async def test_a_day_is_not_closed_while_a_number_is_missing(till):
     assert (whole.equal, whole.closed) == (True, True)
 
 
+async def test_a_day_is_not_closed_while_an_outbox_has_holes_that_was_never_claimed(till):
+    """A till's file broke before it was ever compared, and the till goes on with a new one: a
+    number of the old one is missing, as the operator sees, so no day is closed over it."""
+    await till.offer(*(an_event(number=n, epoch=5, business_day="2026-11-21") for n in (1, 3)))
+    events = sales(1, 2)
+    await till.offer(*events)
+    claim = a_day(*events, close=True)
+
+    open_day = (await till.reconcile(last=2, days=[claim])).days[0]
+    await till.offer(an_event(number=2, epoch=5, business_day="2026-11-21"))
+    closed_day = (await till.reconcile(last=2, days=[claim])).days[0]
+
+    assert (open_day.equal, open_day.closed) == (True, False)
+    assert closed_day.closed
+
+
 async def test_a_difference_is_narrowed_down_by_sums(till):
     """A till keeps a sale of another content than head office has: the sums of spans lead to it."""
     events = sales(*range(1, 101))

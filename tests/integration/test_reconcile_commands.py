@@ -58,6 +58,19 @@ async def test_a_day_is_closed(shell, service):
     assert not service.books.closings.get(NEXT_DAY)
 
 
+async def test_a_day_that_an_older_outbox_keeps_open_says_who_can_help(shell, service):
+    """The till's file broke a week ago and head office misses numbers of it: the day is equal and
+    is not closed, and the shopkeeper reads why, and who can do something about it."""
+    await sell(shell, "1")
+    service.books.lacks_elsewhere = True
+
+    code, _, err = await shell("close-day", DAY)
+
+    assert code == 1
+    assert "head office misses numbers of an outbox of this device that is not here" in err
+    assert "`tillsync-service missing`" in err
+
+
 async def test_a_day_without_a_sale_is_closed(shell):
     """The shop was shut: the day is closed all the same."""
     code, out, _ = await shell("close-day", DAY)

@@ -30,6 +30,8 @@ class ScriptedBooks:
     waived: set[tuple[int, int]] = field(default_factory=set)
     """Numbers that an operator waived."""
     days_waived: set[str] = field(default_factory=set)
+    lacks_elsewhere: bool = False
+    """Numbers of another outbox of the device are missing: no day is closed."""
     claims: dict[int, int] = field(default_factory=dict)
     days_claimed: list[dict[str, Books]] = field(default_factory=list)
     """By request."""
@@ -113,7 +115,8 @@ class ScriptedBooks:
         here = self.day(day.business_day)
         equal = here == _claimed(day)
         closings = self.closings.setdefault(day.business_day, [])
-        if day.close and equal and not (closings and closings[-1] == here):
+        is_whole = not self.lacks_elsewhere
+        if day.close and equal and is_whole and not (closings and closings[-1] == here):
             closings.append(here)
         answer = response.days.add(
             business_day=day.business_day,

@@ -19,6 +19,10 @@ from tillsync_agent.reconciliation import Difference, Reconciliation, Sums
 _TIMEOUT = click.option(
     "--timeout", "timeout_seconds", default=60.0, show_default=True, help="Seconds."
 )
+_MISSING_ELSEWHERE = (
+    "the day is equal, but head office misses numbers of an outbox of this device that is not here "
+    "any more: its operator sees them with `tillsync-service missing`, and may waive them"
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -70,6 +74,8 @@ def close_day(state_dir: Path | None, day: str, timeout_seconds: float, *, as_js
         click.echo(f"business day {day} is closed, revision {result.revision}: {money}")
     else:
         click.echo(f"business day {day} is not closed:", err=True)
+        if result.is_equal and not result.days_waived:
+            click.echo(f"  {_MISSING_ELSEWHERE}", err=True)
     _end(result, is_done=result.closed, as_json=as_json)
 
 

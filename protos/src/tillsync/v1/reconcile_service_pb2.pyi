@@ -134,7 +134,9 @@ class DayClaim(_message.Message):
     business_day: _builtins.str
     """"2026-11-22"; empty: the events that declared none."""
     close: _builtins.bool
-    """Close the day if all of it is here and equal."""
+    """Close the day if all of it is here and equal, and no number of the device is missing that is not
+    waived, in any outbox that it ever had: it might be of that day.
+    """
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayBook]:
         """By currency, at most 100 of them."""

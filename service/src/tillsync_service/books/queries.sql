@@ -48,8 +48,9 @@ SET event_count = excluded.event_count,
 -- name: holes
 -- The history, and the lowest $5 spans that are missing up to what is claimed, those that an operator
 -- waived behind all others: one row at least, if there is such a device. `whole`: no number of the
--- device is missing, also in outboxes that it claimed before, but waived ones. Served by the primary
--- keys of device_progress and outbox_claim, and by waiver_by_device.
+-- device is missing, but waived ones: also in outboxes that it claimed before, or never, as far as it
+-- presented (as in `holes_of`, which an operator sees). Served by the primary keys of device_progress
+-- and outbox_claim, and by waiver_by_device.
 WITH waived AS (
     SELECT outbox_epoch, range_agg(numbers) AS numbers
     FROM tillsync.waiver
@@ -60,16 +61,22 @@ SELECT
     h.history_id, hole.epoch, hole.first, hole.last, hole.is_waived,
     NOT EXISTS (
         SELECT
-        FROM tillsync.outbox_claim c
-        LEFT JOIN tillsync.device_progress p
-            ON p.tenant_id = $1 AND p.device_id = $2 AND p.outbox_epoch = c.outbox_epoch
-        LEFT JOIN waived ON waived.outbox_epoch = c.outbox_epoch
-        WHERE c.tenant_id = $1 AND c.device_id = $2
-            AND NOT isempty(
-                int8multirange(int8range(1, c.last_sequence + 1))
-                - coalesce(p.sequences, '{}')
-                - coalesce(waived.numbers, '{}')
-            )
+        FROM (
+            SELECT outbox_epoch, last_sequence
+            FROM tillsync.outbox_claim
+            WHERE tenant_id = $1 AND device_id = $2
+        ) AS said
+        FULL JOIN (
+            SELECT outbox_epoch, sequences
+            FROM tillsync.device_progress
+            WHERE tenant_id = $1 AND device_id = $2
+        ) AS presented USING (outbox_epoch)
+        LEFT JOIN waived USING (outbox_epoch)
+        WHERE NOT isempty(
+            int8multirange(int8range(1, greatest(last_sequence + 1, upper(sequences), 1)))
+            - coalesce(sequences, '{}')
+            - coalesce(waived.numbers, '{}')
+        )
     ) AS whole
 FROM tillsync.tenant_head h
 JOIN tillsync.device d ON d.tenant_id = $1 AND d.device_id = $2
