@@ -8,7 +8,7 @@ import pytest
 from support.builders import BUSINESS_DAY, an_event
 from support.fleet import Till
 from support.operators import Shell, shell_at
-from support.reconciling import EPOCH, ReconcilingTill, a_day
+from support.reconciling import EPOCH, ReconcilingTill, a_book, a_day
 from support.service import ServiceProcess
 from tillsync_service.foundation.identity import Device
 from tillsync_service.operator.client import Service, Target
@@ -121,6 +121,25 @@ async def test_missing_looks_from_a_day_on(shell, place, till):
     ended = await shell.run("missing", "--tenant", place[0], "--since", NEXT_DAY)
 
     assert [line[4] for line in ended.lines] == [f"day {NEXT_DAY}"]
+
+
+async def test_waived_days_hide_no_other_day(shell, place, till):
+    """A till was broken for two months, day by day waived, in two currencies: a day before that, of
+    which money is missing, is listed, and the script ends with 1."""
+    await till.reconcile(days=[a_day(*sales(1), day="2026-01-01")])
+    days = [f"2026-0{month}-{day:02}" for month in (2, 3) for day in range(1, 29)]
+    claims = [a_day(*sales(1), day=day) for day in days]
+    for claim in claims:
+        claim.books.append(a_book(*sales(2, amounts=(("EUR", 5),)), currency="EUR"))
+    await till.reconcile(days=claims)
+    waive = ("waive", "--tenant", place[0], "--device", str(till.device.device_id))
+    for day in days:
+        await shell.run(*waive, "--reason", "broken", "--day", day)
+
+    ended = await shell.run("missing", "--tenant", place[0])
+
+    listed = [line[4] for line in ended.lines if not line[4].startswith("waived")]
+    assert (ended.status, listed) == (1, ["day 2026-01-01"])
 
 
 async def test_what_will_not_come_is_waived(shell, place, till):

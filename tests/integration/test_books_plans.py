@@ -91,7 +91,7 @@ def about(device):
         ),
         "differences_of": (
             (*tills, DAY, 100),
-            {"day_claim_pkey", "device_day_pkey", "device_progress_pkey"},
+            {"day_claim_pkey", "device_day_pkey", "device_progress_pkey", "waiver_by_device"},
         ),
         "forks_of": (tills, {"audit_pkey"}),
         "waivers_of": (tills, {"waiver_by_device"}),

@@ -78,8 +78,9 @@ CROSS JOIN LATERAL (
 
 -- name: differences_of
 -- The latest $4 rows, from day $3 on, of what each of the devices $2 claimed and what is not held
--- so. What came after a claim makes it old: then only what is short of it is certain, because what
--- is held never shrinks. Served by the primary keys of day_claim, device_day and device_progress.
+-- so; days that were waived only where the others leave room. What came after a claim makes it old: then only what is short of it is certain, because what
+-- is held never shrinks. Served by the primary keys of day_claim, device_day and device_progress, and
+-- by waiver_by_device.
 SELECT device.device_id, day.*
 FROM unnest($2::uuid[]) AS device (device_id)
 CROSS JOIN LATERAL (
@@ -103,7 +104,13 @@ CROSS JOIN LATERAL (
                     AND p.changed_at > c.claimed_at
             )
         )
-    ORDER BY c.business_day DESC, c.currency
+    ORDER BY
+        c.business_day IN (
+            SELECT business_day
+            FROM tillsync.waiver
+            WHERE tenant_id = $1 AND device_id = device.device_id AND business_day IS NOT NULL
+        ),
+        c.business_day DESC, c.currency
     LIMIT $4
 ) AS day
 
