@@ -77,7 +77,7 @@ def about(device):
             (*ids, [7], [100], 1001),
             {"device_progress_pkey", "outbox_claim_pkey", "waiver_by_device"},
         ),
-        "days": ((*ids, [DAY]), {"device_day_pkey", "day_close_pkey"}),
+        "days": ((*ids, [DAY], 101), {"device_day_pkey", "day_close_pkey"}),
         "span_sums": ((*ids, *one), {"event_by_number", "event_key_pkey"}),
         "dispositions": (
             (*ids, *one, [], [], 128, 1000, [True]),
@@ -96,7 +96,7 @@ def about(device):
         "forks_of": (tills, {"audit_pkey"}),
         "waivers_of": (tills, {"waiver_by_device"}),
         "day_of_store": (
-            (device.tenant_id, device.store_id, DAY),
+            (device.tenant_id, device.store_id, DAY, 101),
             {"device_day_pkey", "day_close_pkey", "day_claim_pkey", "waiver_by_device"},
         ),
     }

@@ -438,6 +438,19 @@ async def test_a_day_shows_every_till_of_the_store(shop):
     assert {device.state for device in other_day.values()} == {pb.DAY_STATE_SILENT}
 
 
+async def test_a_day_with_made_up_currencies_can_be_shown(shop, till, migrator):
+    """One till of the shop makes up currencies: the operator sees the day all the same."""
+    await migrator.execute(
+        "INSERT INTO tillsync.device_day SELECT $1, $2, $3::text::date, 'N' || n, 1, 5, n"
+        " FROM generate_series(1, 200000) n",
+        till.device.tenant_id,
+        till.device.device_id,
+        BUSINESS_DAY,
+    )
+
+    assert len((await shop.day())["till 1"].books) == 101
+
+
 async def test_i11_a_restored_database_gets_new_histories(fleet, shop, till, migrator):
     """The operator restored a backup and says so: every retailer's histories have new ids, tills
     see it at their next answer, and it is in each retailer's audit."""

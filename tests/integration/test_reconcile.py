@@ -257,6 +257,24 @@ async def test_the_answer_is_bounded_and_goes_on(till, database, device):
     assert answer.more_missing
 
 
+async def test_a_till_that_makes_up_currencies_costs_no_more_than_others(till, migrator):
+    """A broken point of sale writes the receipt's number for a currency: head office answers with
+    as much as anybody could claim, writes down no more, and does not call the day equal."""
+    await migrator.execute(
+        "INSERT INTO tillsync.device_day SELECT $1, $2, $3::text::date, 'N' || n, 1, 5, n"
+        " FROM generate_series(1, 20000) n",
+        till.device.tenant_id,
+        till.device.device_id,
+        BUSINESS_DAY,
+    )
+
+    answer = await till.reconcile(last=0, days=[a_day(close=True)])
+
+    assert (answer.days[0].equal, answer.days[0].closed) == (False, False)
+    assert len(answer.days[0].books) == 101
+    assert await migrator.fetchval("SELECT count(*) FROM tillsync.day_claim") == 10_000
+
+
 async def test_three_holes_in_ten_thousand_cost_little(till):
     """A busy till on a thin line learns which three sales of 10,000 were lost in two questions and
     a kilobyte."""

@@ -400,7 +400,7 @@ class DeviceDay(_message.Message):
     """How often it was closed."""
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[_reconcile_service_pb2.DayBook]:
-        """What is here, by currency."""
+        """What is here, by currency, at most 101 of them."""
 
     @_builtins.property
     def last_heard_at(self) -> _timestamp_pb2.Timestamp:

@@ -282,7 +282,7 @@ class DayAnswer(_message.Message):
     """An operator waived what is missing of the day: nobody waits for it any more."""
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayBook]:
-        """What the service holds, by currency."""
+        """What the service holds, by currency; the first 101, where there are more than can be claimed."""
 
     def __init__(
         self,

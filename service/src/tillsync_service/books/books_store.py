@@ -62,7 +62,11 @@ class BooksStore:
         async with self._database.transaction(tenant_id, snapshot=True) as transaction:
             await _must_exist(transaction, tenant_id, store_id)
             rows = await transaction.fetch(
-                _SQL["day_of_store"], tenant_id, store_id, day.isoformat()
+                _SQL["day_of_store"],
+                tenant_id,
+                store_id,
+                day.isoformat(),
+                limits.MAX_SHOWN_CURRENCIES,
             )
             devices = {row["device_id"]: row for row in rows}
             heard = await transaction.fetch(_SQL["heard_of"], tenant_id, list(devices))

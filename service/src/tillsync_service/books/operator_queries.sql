@@ -151,7 +151,7 @@ ORDER BY audit_id
 
 -- name: day_of_store
 -- How each device of store $2 that is not revoked stands on day $3: a row per device and currency,
--- one at least per device; columns as in `days`. `claimed`: it said something of the day. Served by
+-- one at least per device and $4 at most; columns as in `days`. `claimed`: it said something of the day. Served by
 -- device_by_store, the primary keys of day_close, device_day and day_claim, and waiver_by_device.
 SELECT
     d.device_id, d.name, held.currency, held.event_count, held.amount_minor, held.digest_sum,
@@ -177,7 +177,8 @@ LEFT JOIN LATERAL (
     SELECT currency, event_count, amount_minor, digest_sum
     FROM tillsync.device_day
     WHERE tenant_id = $1 AND device_id = d.device_id AND business_day = $3::text::date
-    OFFSET 0
+    ORDER BY currency
+    LIMIT $4
 ) AS held ON true
 WHERE d.tenant_id = $1 AND d.store_id = $2 AND d.revoked_at IS NULL
 ORDER BY d.device_id, held.currency

@@ -5,7 +5,8 @@
 -- What device $2 says of its outboxes and of the days $5. Its days are said whole: a currency that
 -- is here, or was claimed before, and is not named now comes to nothing. A number that was counted
 -- once stays counted, whatever a restored disk says later. In order, so that two calls of a device
--- do not wait for each other.
+-- do not wait for each other. At most $11 currencies come to nothing in one call: a till that makes
+-- one up for every sale must not write them all down each time.
 WITH outboxes AS (
     INSERT INTO tillsync.outbox_claim AS c (tenant_id, device_id, outbox_epoch, last_sequence)
     SELECT $1, $2, said.*
@@ -28,6 +29,8 @@ WITH outboxes AS (
     WHERE tenant_id = $1 AND device_id = $2 AND business_day = ANY ($5::text[]::date[])
     EXCEPT
     SELECT business_day, currency FROM said
+    ORDER BY business_day, currency
+    LIMIT $11
 )
 INSERT INTO tillsync.day_claim (
     tenant_id, device_id, business_day, currency, event_count, amount_minor, digest_sum
@@ -106,8 +109,9 @@ ORDER BY hole.is_waived, hole.epoch, hole.first
 
 -- name: days
 -- What the days $3 of device $2 come to, how each was closed last, and whether an operator waived
--- what is missing of it: a row per day and currency, one at least per day. Served by the primary keys
--- of device_day and day_close, and by waiver_by_device.
+-- what is missing of it: a row per day and currency, one at least per day and $4 at most, which are
+-- more than can be claimed. Served by the primary keys of device_day and day_close, and by
+-- waiver_by_device.
 SELECT
     day.number, held.currency, held.event_count, held.amount_minor, held.digest_sum,
     coalesce(closing.revision, 0) AS revision,
@@ -129,7 +133,8 @@ LEFT JOIN LATERAL (
     SELECT currency, event_count, amount_minor, digest_sum
     FROM tillsync.device_day
     WHERE tenant_id = $1 AND device_id = $2 AND business_day = day.business_day
-    OFFSET 0
+    ORDER BY currency
+    LIMIT $4
 ) AS held ON true
 ORDER BY day.number, held.currency
 

@@ -98,6 +98,7 @@ class _Reconciliation:
             *_columns(claims.outboxes, 2),
             [day.name for day in claims.days],
             *_columns(books, _BOOK_COLUMNS),
+            limits.MAX_DAY_CLAIMS * limits.MAX_DAY_CURRENCIES,
         )
 
     async def _missing(self, outboxes: Sequence[Outbox]) -> tuple[Reconciled, bool]:
@@ -122,7 +123,9 @@ class _Reconciliation:
 
     async def _compared(self, claims: Claims, *, whole: bool) -> list[DayFound]:
         names = [day.name for day in claims.days]
-        rows = await self._transaction.fetch(_SQL["days"], *self._ids, names)
+        rows = await self._transaction.fetch(
+            _SQL["days"], *self._ids, names, limits.MAX_SHOWN_CURRENCIES
+        )
         found, closings = compared(claims.days, held_days(rows, "number"), whole=whole)
         if closings:
             columns = _columns(map(_closing_row, closings), _CLOSING_COLUMNS)

@@ -117,6 +117,8 @@ POLL_EVERY_SECONDS = 1.0
 MAX_OUTBOX_CLAIMS = 100
 MAX_DAY_CLAIMS = 100
 MAX_DAY_CURRENCIES = 100
+# A day that is held in more currencies than can be claimed is shown with one more: it is not equal.
+MAX_SHOWN_CURRENCIES = MAX_DAY_CURRENCIES + 1
 MAX_AMOUNT_DIGITS = 38
 MAX_SPANS = 1_000
 MAX_MISSING_SPANS = 1_000
