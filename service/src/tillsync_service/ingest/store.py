@@ -76,8 +76,8 @@ class IngestStore:
                 numbers=numbers,
             )
             judgement = judged(used=seen)
-            if forks := judgement.forks():
-                judgement = judged(used=await _used(transaction, tenant_id, forks))
+            if judgement.forks:
+                judgement = judged(used=await _used(transaction, tenant_id, judgement.forks))
             await _write(transaction, tenant_id, judgement)
         history_id = str(rows[0]["history_id"])
         return [Receipt(history_id, verdicts) for verdicts in judgement.verdicts]
@@ -150,8 +150,9 @@ async def _write(transaction: Transaction, tenant_id: UUID, judgement: Judgement
             *_columns(_book_rows(judgement), _BOOK_COLUMNS),
             *_columns(_progress_rows(judgement.progress), _PROGRESS_COLUMNS),
         )
-    if forks := judgement.forks():
-        await transaction.execute(_SQL["forked"], tenant_id, *_columns(_fork_rows(forks), 4))
+    if judgement.forks:
+        forks = _fork_rows(judgement.forks)
+        await transaction.execute(_SQL["forked"], tenant_id, *_columns(forks, 4))
     if judgement.quarantined:
         quarantined = map(_quarantine_row, judgement.quarantined)
         await transaction.execute(_SQL["quarantine"], tenant_id, *_columns(quarantined, 6))

@@ -80,17 +80,7 @@ class Judgement:
     rejected: list[Rejected] = field(default_factory=list)
     progress: dict[Outbox, Ranges] = field(default_factory=dict)
     days: dict[UUID, Totals] = field(default_factory=dict)  # by device id
-
-    def forks(self) -> list[Number]:
-        """The numbers of the stored events that are flagged FORKED."""
-        return [
-            (batch.device.device_id, epoch, sequence)
-            for batch in self.stored
-            for epoch, sequence, flags in zip(
-                batch.epochs, batch.sequences, batch.flags, strict=True
-            )
-            if flags & FORKED
-        ]
+    forks: list[Number] = field(default_factory=list)  # of the stored events flagged FORKED
 
 
 def judge(
@@ -118,7 +108,9 @@ def judge(
         position += len(accepted)
         judgement.verdicts.append(verdicts)
         if accepted:
-            stored = _with_forks_flagged(batch, _reused(batch, accepted, taken)).only(accepted)
+            reused = _reused(batch, accepted, taken)
+            judgement.forks += [_number(batch, index) for index in reused]
+            stored = _with_forks_flagged(batch, reused).only(accepted)
             for index, flags in zip(accepted, stored.flags, strict=True):
                 verdicts.flags[index] = flags
             judgement.stored.append(stored)
@@ -205,6 +197,10 @@ def _reused(batch: Batch, accepted: Iterable[int], taken: Mapping[Outbox, set[in
                 reused.append(index)
             of_epoch.add(sequence)
     return reused
+
+
+def _number(batch: Batch, index: int) -> Number:
+    return batch.device.device_id, batch.epochs[index], batch.sequences[index]
 
 
 def _with_forks_flagged(batch: Batch, reused: Sequence[int]) -> Batch:
