@@ -203,8 +203,8 @@ WHERE bytes_before < $4
 -- $9 of them: refused ones, those in quarantine (given as $6 and $7), and, in the spans of at most
 -- $8 numbers that were asked for ($10), those whose event came under another number. A number that
 -- was used twice and is part of the history once is no hole. One whose event was pruned is told like
--- one that came under another number: the service had it, and need not be offered it. Served by rejection's primary key and
--- event_by_number.
+-- one that came under another number: the service had it, and need not be offered it. Served by
+-- rejection's primary key and event_by_number.
 WITH refused AS (
     SELECT DISTINCT asked.epoch, found.sequence, found.reason, found.field
     FROM unnest($3::bigint[], $4::bigint[], $5::bigint[]) AS asked (epoch, first, last)
@@ -217,8 +217,10 @@ WITH refused AS (
         LIMIT $9
     ) AS found
 ), parked AS (
-    SELECT DISTINCT epoch, sequence
+    SELECT DISTINCT named.epoch, named.sequence
     FROM unnest($6::bigint[], $7::bigint[]) AS named (epoch, sequence)
+    JOIN unnest($3::bigint[], $4::bigint[], $5::bigint[]) AS asked (epoch, first, last)
+        ON named.epoch = asked.epoch AND named.sequence BETWEEN asked.first AND asked.last
 ), presented AS (
     SELECT DISTINCT asked.epoch, number.sequence
     FROM unnest($3::bigint[], $4::bigint[], $5::bigint[], $10::boolean[])

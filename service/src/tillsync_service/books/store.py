@@ -151,7 +151,7 @@ class _Reconciliation:
             _SQL["dispositions"],
             *self._ids,
             *_columns(within, _SPAN_COLUMNS),
-            *_columns(_numbers_of(envelopes, within), 2),
+            *_columns(map(_number_of, envelopes), 2),
             limits.MAX_EXPLAINED_SPAN,
             limits.MAX_DISPOSITIONS,
             [False] * len(claims.outboxes) + [True] * len(claims.spans),
@@ -190,13 +190,10 @@ def _joined(row: Row) -> int:
     return total % DIGEST_MODULUS
 
 
-def _numbers_of(envelopes: Iterable[Row], within: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """The numbers of quarantined events, those within the spans."""
-    for row in envelopes:
-        event = Event.FromString(row["envelope"])
-        epoch, sequence = event.outbox_epoch, event.device_sequence
-        if any(span.epoch == epoch and span.first <= sequence <= span.last for span in within):
-            yield epoch, sequence
+def _number_of(quarantined: Row) -> tuple[int, int]:
+    """The number of a quarantined event, or (0, 0), which no span has."""
+    event = Event.FromString(quarantined["envelope"])
+    return event.outbox_epoch, event.device_sequence
 
 
 def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
