@@ -180,6 +180,23 @@ async def test_f30_a_cloned_till_is_named(shell, place, till):
     assert as_json.json[0]["fork"]["sequence"] == "1"
 
 
+async def test_what_was_never_counted_cannot_be_waived(shell, place, till):
+    """The operator's hand slips, and 3-5 becomes 3-50, or the outbox is another: nothing is waived,
+    so that what the till will lose next week is seen, and the operator reads how far it counted."""
+    await loses(till, 3, 5, of=5)
+    waive = ("waive", "--tenant", place[0], "--device", str(till.device.device_id), "--reason", "x")
+
+    slips = [await shell.run(*waive, "--numbers", n) for n in (f"{EPOCH}:3-50", "8:1-1")]
+    await loses(till, 3, 5, 6, of=6)
+    ended = await shell.run("missing", "--tenant", place[0])
+
+    assert [slip.status for slip in slips] == [1, 1]
+    assert f"span.last: Outbox {EPOCH} of this device counted up to 5 only" in slips[0].err
+    assert "counted up to 0 only" in slips[1].err
+    assert f"numbers {EPOCH}:5-6" in [line[4] for line in ended.lines]
+    assert not [line for line in ended.lines if "waived" in line[4]]
+
+
 async def test_a_day_shows_how_each_till_stands(shell, place, till):
     """Before the shop is closed for the day, the operator sees who closed it and who is silent."""
     events = sales(1, 2)

@@ -93,6 +93,7 @@ def about(device):
             (*tills, DAY, 100),
             {"day_claim_pkey", "device_day_pkey", "device_progress_pkey", "waiver_by_device"},
         ),
+        "counted": ((*ids, 7), {"outbox_claim_pkey", "device_progress_pkey"}),
         "forks_of": (tills, {"audit_pkey"}),
         "waivers_of": (tills, {"waiver_by_device"}),
         "day_of_store": (

@@ -445,7 +445,9 @@ class WaiveRequest(_message.Message):
     """Why: 1 to 500 characters."""
     @_builtins.property
     def span(self) -> _reconcile_service_pb2.SequenceSpan:
-        """Numbers of an outbox, or"""
+        """Numbers of an outbox, as far as the device has claimed or presented them: what will be lost later
+        cannot be waived now. Or
+        """
 
     def __init__(
         self,

@@ -83,7 +83,8 @@ class BooksServiceServicer:
 
     def Waive(self, request, context):
         """Waive says that something missing will not come, and why: it is shown as waived from then on.
-        Commits before it answers. A repeat makes another waiver.
+        The device is told, and does not wait for it. Commits before it answers. A repeat makes another
+        waiver.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class BooksServiceStub:
     """ListDay lists every device of a store on one business day, the silent ones too; reads only."""
     Waive: _grpc.UnaryUnaryMultiCallable[_books_service_pb2.WaiveRequest, _books_service_pb2.WaiveResponse]
     """Waive says that something missing will not come, and why: it is shown as waived from then on.
-    Commits before it answers. A repeat makes another waiver.
+    The device is told, and does not wait for it. Commits before it answers. A repeat makes another
+    waiver.
     """
     DeclareRestored: _grpc.UnaryUnaryMultiCallable[_books_service_pb2.DeclareRestoredRequest, _books_service_pb2.DeclareRestoredResponse]
     """DeclareRestored says that the database was restored from a backup, or failed over without its
@@ -70,7 +71,8 @@ class BooksServiceAsyncStub(BooksServiceStub):
     """ListDay lists every device of a store on one business day, the silent ones too; reads only."""
     Waive: _aio.UnaryUnaryMultiCallable[_books_service_pb2.WaiveRequest, _books_service_pb2.WaiveResponse]  # type: ignore[assignment]
     """Waive says that something missing will not come, and why: it is shown as waived from then on.
-    Commits before it answers. A repeat makes another waiver.
+    The device is told, and does not wait for it. Commits before it answers. A repeat makes another
+    waiver.
     """
     DeclareRestored: _aio.UnaryUnaryMultiCallable[_books_service_pb2.DeclareRestoredRequest, _books_service_pb2.DeclareRestoredResponse]  # type: ignore[assignment]
     """DeclareRestored says that the database was restored from a backup, or failed over without its
@@ -110,7 +112,8 @@ class BooksServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_books_service_pb2.WaiveResponse, _abc.Awaitable[_books_service_pb2.WaiveResponse]]:
         """Waive says that something missing will not come, and why: it is shown as waived from then on.
-        Commits before it answers. A repeat makes another waiver.
+        The device is told, and does not wait for it. Commits before it answers. A repeat makes another
+        waiver.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,7 @@ from tillsync_service.books.missing import Found, Lacking, by_device, lacking
 from tillsync_service.books.store import held_days, keep_tenant
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import Database, Role, Row, Transaction, statements
-from tillsync_service.foundation.errors import NotFound
+from tillsync_service.foundation.errors import InvalidRequest, NotFound
 from tillsync_service.foundation.pages import Asked, page
 
 _SQL = statements("tillsync_service.books", "operator_queries.sql")
@@ -81,11 +81,13 @@ class BooksStore:
         self, tenant_id: UUID, device_id: UUID, what: Span | date, reason: str, actor: str
     ) -> Row:
         """The waiver of an outbox's numbers or of a business day, and the note of it, committed.
-        Raises NotFound."""
+        Raises NotFound, and InvalidRequest for numbers that were never given to an event."""
         span = what if isinstance(what, Span) else (None, None, None)
         day = what.isoformat() if isinstance(what, date) else None
         keep = keep_tenant(tenant_id)
         async with self._database.transaction(tenant_id, then=keep) as transaction:
+            if isinstance(what, Span):
+                await _must_be_counted(transaction, tenant_id, device_id, what)
             row = await transaction.fetch_one(
                 _SQL["waive"], tenant_id, device_id, *span, day, reason, actor
             )
@@ -139,6 +141,17 @@ async def _must_exist(transaction: Transaction, tenant_id: UUID, store_id: UUID 
         raise _not_found("tenant")
     if store_id and await transaction.fetch_one(_SQL["find_store"], tenant_id, store_id) is None:
         raise _not_found("store")
+
+
+async def _must_be_counted(
+    transaction: Transaction, tenant_id: UUID, device_id: UUID, span: Span
+) -> None:
+    """A slip of the operator's hand must not waive the sales of next year."""
+    row = await transaction.fetch_one(_SQL["counted"], tenant_id, device_id, span.epoch)
+    if row and span.last > row["last"]:
+        raise InvalidRequest(
+            "span.last", f"Outbox {span.epoch} of this device counted up to {row['last']:,} only."
+        )
 
 
 def _not_found(thing: str) -> NotFound:

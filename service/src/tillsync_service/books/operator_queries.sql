@@ -183,6 +183,24 @@ LEFT JOIN LATERAL (
 WHERE d.tenant_id = $1 AND d.store_id = $2 AND d.revoked_at IS NULL
 ORDER BY d.device_id, held.currency
 
+-- name: counted
+-- How far device $2 is known to have counted in the outbox $3: as far as it claimed, or presented; no
+-- row if there is no such device. Served by the primary keys of outbox_claim and device_progress.
+SELECT
+    greatest(
+        (
+            SELECT last_sequence FROM tillsync.outbox_claim
+            WHERE tenant_id = $1 AND device_id = $2 AND outbox_epoch = $3
+        ),
+        (
+            SELECT upper(sequences) - 1 FROM tillsync.device_progress
+            WHERE tenant_id = $1 AND device_id = $2 AND outbox_epoch = $3
+        ),
+        0
+    ) AS last
+FROM tillsync.device
+WHERE tenant_id = $1 AND device_id = $2
+
 -- name: waive
 -- Numbers $4 to $5 of the outbox $3, or the day $6, of device $2, for the reason $7, says $8; no row
 -- if there is no such device. Noted where an operator's deeds are.
