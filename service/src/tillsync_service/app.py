@@ -3,36 +3,35 @@
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from time import monotonic
 from typing import Self
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
+from starlette.applications import Starlette
 
 from tillsync_service.config import Settings, SettingsError
-from tillsync_service.databases import serving_url, signing_keys, utc_now
+from tillsync_service.databases import open_pool, serving_url, signing_keys, utc_now
 from tillsync_service.fleet.standing import Standing
 from tillsync_service.fleet.store import FleetStore
 from tillsync_service.fleet.tokens import TokenIssuer, TokenVerifier
-from tillsync_service.foundation import limits, tls
-from tillsync_service.foundation.background import run_beside
-from tillsync_service.foundation.db import Database
+from tillsync_service.foundation import limits, migrations, tls
+from tillsync_service.foundation.background import Background
 from tillsync_service.foundation.doorkeeper import Doorkeeper
-from tillsync_service.foundation.errors import ServiceError
-from tillsync_service.rooms import SERVICES, open_pools, open_rooms
+from tillsync_service.foundation.metrics import Metrics
+from tillsync_service.health import Health
+from tillsync_service.rooms import SERVICES, Office, open_pools, open_rooms
+from tillsync_service.telemetry import Telemetry
+from tillsync_service.web import Probes, application, served
 
 log = structlog.get_logger(__name__)
-
-READINESS_INTERVAL_SECONDS = 1.0
-
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,8 @@ class App:
         self._settings = settings
         self._resources = AsyncExitStack()
         self.port = 0
+        self.http_port = 0
+        """Where probes and metrics are; 0: nowhere."""
         self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -69,25 +70,46 @@ class App:
         await self.stop()
 
     async def _start(self) -> None:
-        settings = self._settings
+        settings, resources = self._settings, self._resources
         _must_be_free(settings.listen)
-        keys = signing_keys(settings)
-        url = await serving_url(settings, self._resources, self.lost.set)
-        pools = await open_pools(self._resources, url, settings)
-        standing = Standing(FleetStore(pools.control))
-        await standing.refresh()
-        run_beside(self._resources, standing.run())
+        telemetry = Telemetry(settings)
+        resources.push_async_callback(telemetry.close)
+        probes = Probes()
+        if address := settings.http_address:
+            pages = application(probes, telemetry.registry)
+            self.http_port = await resources.enter_async_context(_web(pages, address))
 
-        verifier = TokenVerifier(keys, standing, utc_now)
-        self._doorkeeper = Doorkeeper(verifier)
-        run_beside(self._resources, self._doorkeeper.keep_in_order())
-        self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
-        issuer = TokenIssuer(keys, utc_now)
-        self._group_commit = open_rooms(
-            self._server, self._resources, pools, settings, url=url, issuer=issuer
+        keys = signing_keys(settings)
+        url = await serving_url(settings, resources, self.lost.set)
+        background = Background(resources)
+        # Who was revoked and whether the database answers must queue behind nothing.
+        control = await open_pool(resources, url, limits.CONTROL_POOL_CONNECTIONS)
+        self._health = Health(
+            SERVICES,
+            control.ping,
+            timeout_seconds=settings.ready_timeout_seconds,
+            ended=lambda: background.ended,
         )
-        self._health = health_aio.HealthServicer()
-        add_HealthServicer_to_server(self._health, self._server)
+        await self._health.look()
+        pools = await open_pools(
+            resources, url, settings, telemetry.metrics, lambda: self._health.database_is_away
+        )
+        standing = Standing(FleetStore(control))
+        await standing.refresh()
+        background.run("the watch on revocations", standing.run())
+
+        self._doorkeeper = Doorkeeper(
+            TokenVerifier(keys, standing, utc_now),
+            metrics=telemetry.metrics,
+            tracer=telemetry.tracer,
+        )
+        background.run("the doorkeeper's rounds", self._doorkeeper.keep_in_order())
+        self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
+        office = Office(
+            settings, url, TokenIssuer(keys, utc_now), telemetry.metrics, telemetry.tracer
+        )
+        self._group_commit = open_rooms(self._server, background, pools, office)
+        add_HealthServicer_to_server(self._health.servicer, self._server)
         reflection.enable_server_reflection(
             (
                 *SERVICES,
@@ -96,9 +118,12 @@ class App:
             ),
             self._server,
         )
-        run_beside(self._resources, self._watch_readiness(pools.control))
+        background.run("the look at the database", self._health.run())
         self.port = self._bind()
         await self._server.start()
+        probes.started = str
+        probes.live, probes.ready = self._health.why_not_live, self._health.why_not_ready
+        _describe(telemetry.metrics, self._health)
         log.info("serving", address=self.address)
 
     @property
@@ -107,11 +132,14 @@ class App:
         return f"{self._settings.listen.rpartition(':')[0]}:{self.port}"
 
     async def stop(self) -> StopReport:
-        """Refuses new work, lets what is under way finish within the grace, and says which of the
+        """Says that it is not ready, and, when load balancers had time to notice, refuses new work,
+        lets what is under way finish within the grace, and says which of the
         two ended it. Nothing that was acknowledged depends on it: that is committed."""
         began = monotonic()
         grace_seconds = self._settings.stop_grace_seconds
-        await self._health.enter_graceful_shutdown()
+        await self._health.drain()
+        await asyncio.sleep(self._settings.drain_notice_seconds)
+        await self._health.servicer.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_seconds))
         calls_cut = await self._doorkeeper.close(grace_seconds)
         await self._server.stop(0)
@@ -139,20 +167,6 @@ class App:
         except (RuntimeError, OSError) as error:
             raise SettingsError(f"TILLSYNC_LISTEN: cannot listen on {listen}: {error}") from error
 
-    async def _watch_readiness(self, database: Database) -> None:
-        """Health says SERVING while the database answers."""
-        while True:
-            try:
-                await database.ping()
-                status = _SERVING
-            except Exception as error:  # whatever it is, this must go on watching
-                status = _NOT_SERVING
-                if not isinstance(error, ServiceError):
-                    log.exception("readiness_unknown", exc_info=error)
-            for service in ("", *SERVICES):
-                await self._health.set(service, status)
-            await asyncio.sleep(READINESS_INTERVAL_SECONDS)
-
 
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", limits.MAX_RECEIVE_BYTES),
@@ -170,6 +184,27 @@ _SERVER_OPTIONS = (
     # Two services on one port would each get half the calls, and nobody would know.
     ("grpc.so_reuseport", 0),
 )
+
+
+@asynccontextmanager
+async def _web(pages: Starlette, address: str) -> AsyncIterator[int]:
+    try:
+        async with served(pages, address) as port:
+            yield port
+    except OSError as error:
+        raise SettingsError(
+            f"TILLSYNC_HTTP_LISTEN: cannot listen on {address}: {error.strerror}. Choose another "
+            'port, or "off".'
+        ) from error
+
+
+def _describe(metrics: Metrics, health: Health) -> None:
+    """What the service says of itself."""
+    release = {"version": version("tillsync-service"), "migration": migrations.newest()}
+    metrics.gauge("build_info", "What runs here.", lambda: [(1, release)])
+    metrics.gauge(
+        "ready", "Whether it may be sent work.", lambda: [(int(not health.why_not_ready()), {})]
+    )
 
 
 def _must_be_free(listen: str) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tillsync_service.foundation import limits
@@ -20,6 +27,7 @@ _NOT_OURS = ("TILLSYNC_AGENT_", "TILLSYNC_TEST_")
 CLIENT_SETTINGS = ("service_address", "operator_token", "ca_file")
 
 MAX_PORT = 65_535
+OFF = "off"
 _LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:")
 
 
@@ -81,6 +89,36 @@ class Settings(BaseSettings):
         description="JWKS file with the Ed25519 keys that sign tokens (made by `keys new`). "
         "Unset: one is made in data_dir, with the embedded PostgreSQL only.",
     )
+    http_listen: str | None = Field(
+        None,
+        description="Address and port of probes and metrics over HTTP, without TLS. Unset: this "
+        'machine alone, at the port after TILLSYNC_LISTEN\'s. "off": none.',
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where traces, metrics and logs are sent, OTLP over gRPC, as in "
+        "http://collector:4317. Unset: nowhere.",
+    )
+    trace_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Which part of the calls is traced. Where a caller or a till began the trace, "
+        "it has decided.",
+    )
+    ready_timeout_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=30,
+        description="How long the database may take to answer before the service is not ready.",
+    )
+    drain_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="How long a stop goes on taking work after it has said that it is not ready, "
+        "so that load balancers notice.",
+    )
     stop_grace_seconds: float = Field(
         20.0, ge=0, le=600, description="How long a stop waits for calls that are under way."
     )
@@ -105,13 +143,22 @@ class Settings(BaseSettings):
                 raise ValueError("it has the form postgresql://login:password@host:port/database.")
         return url
 
-    @field_validator("listen")
+    @field_validator("listen", "http_listen")
     @classmethod
-    def _is_address(cls, address: str) -> str:
+    def _is_address(cls, address: str | None, field: ValidationInfo) -> str | None:
+        if address is None or (address == OFF and field.field_name == "http_listen"):
+            return address
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise ValueError(f"{address} is no address and port, such as 127.0.0.1:7070.")
         return address
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"{endpoint} is none: it has the form http://collector:4317.")
+        return endpoint
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -124,6 +171,14 @@ class Settings(BaseSettings):
                 "behind something that ends TLS."
             )
         return self
+
+    @property
+    def http_address(self) -> str | None:
+        """Where probes and metrics are; None: nowhere."""
+        if self.http_listen:
+            return None if self.http_listen == OFF else self.http_listen
+        port = int(self.listen.rpartition(":")[2])
+        return f"127.0.0.1:{port and port % MAX_PORT + 1}"
 
     @property
     def is_loopback(self) -> bool:

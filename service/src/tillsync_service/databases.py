@@ -10,9 +10,10 @@ from tillsync_service.config import Settings, SettingsError
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import limits, migrations
-from tillsync_service.foundation.background import run_beside
+from tillsync_service.foundation.background import Background
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.embedded import SERVICE_USER, EmbeddedPostgres
+from tillsync_service.foundation.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +36,18 @@ async def database_beside(settings: Settings) -> AsyncIterator[Database]:
         yield await open_pool(resources, url, limits.CONTROL_POOL_CONNECTIONS)
 
 
-async def open_pool(resources: AsyncExitStack, url: str, connections: int) -> Database:
-    database = await Database.connect(url, connections=connections)
+async def open_pool(
+    resources: AsyncExitStack,
+    url: str,
+    connections: int,
+    *,
+    metrics: Metrics | None = None,
+    is_away: Callable[[], bool] = lambda: False,
+) -> Database:
+    """A pool until `resources` are released; see Database.connect."""
+    database = await Database.connect(
+        url, connections=connections, metrics=metrics, is_away=is_away
+    )
     resources.push_async_callback(database.close)
     return database
 
@@ -53,7 +64,7 @@ async def serving_url(
         return url
     embedded = EmbeddedPostgres(settings.folder / "postgres")
     await resources.enter_async_context(embedded)
-    run_beside(resources, _call_at_end(embedded, on_loss))
+    Background(resources).run("embedded PostgreSQL", _call_at_end(embedded, on_loss))
     await migrations.upgrade(embedded.admin_url)
     await migrations.grant_serving(embedded.admin_url, SERVICE_USER)
     return embedded.service_url

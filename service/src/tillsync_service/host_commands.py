@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 
-from tillsync_service import app, config, databases, telemetry
+from tillsync_service import app, config, databases, logs
 from tillsync_service.config import Settings, SettingsError
 from tillsync_service.fleet import keys
 from tillsync_service.foundation import migrations
@@ -269,7 +269,7 @@ async def ingest_file(file: Path) -> int:
 
 def _settings() -> Settings:
     settings = config.load()
-    telemetry.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format)
     return settings
 
 

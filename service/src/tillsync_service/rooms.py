@@ -1,9 +1,11 @@
 """What the service serves: each room's servicer on its stores, and what goes on beside them."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import grpc
+from opentelemetry.trace import Tracer
 
 from tillsync.v1 import (
     admin_service_pb2,
@@ -33,10 +35,12 @@ from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.store import FleetStore
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.foundation import limits
-from tillsync_service.foundation.background import run_beside
+from tillsync_service.foundation.background import Background
 from tillsync_service.foundation.db import Database
+from tillsync_service.foundation.metrics import Metrics, Reading
 from tillsync_service.foundation.wakeups import Wakeups
 from tillsync_service.ingest.group_commit import GroupCommit
+from tillsync_service.ingest.observing import Observer
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
 from tillsync_service.sync.edit_store import EditStore
@@ -66,48 +70,77 @@ SERVICES = tuple(
 @dataclass(frozen=True, slots=True)
 class Pools:
     """Connections by whom nobody else may hold up: a till's token and an operator's order must not
-    queue behind sales, and who was revoked and whether the database answers behind nothing."""
+    queue behind sales, nor a till's prices."""
 
     sales: Database
     office: Database
-    control: Database
     sync: Database
 
 
-async def open_pools(resources: AsyncExitStack, url: str, settings: Settings) -> Pools:
+async def open_pools(
+    resources: AsyncExitStack,
+    url: str,
+    settings: Settings,
+    metrics: Metrics,
+    is_away: Callable[[], bool],
+) -> Pools:
     """Pools on one database, until `resources` are released."""
-    return Pools(
-        sales=await open_pool(resources, url, settings.database_connections),
-        office=await open_pool(resources, url, limits.OFFICE_POOL_CONNECTIONS),
-        control=await open_pool(resources, url, limits.CONTROL_POOL_CONNECTIONS),
-        sync=await open_pool(resources, url, limits.SYNC_POOL_CONNECTIONS),
-    )
+    pools = {
+        name: await open_pool(resources, url, connections, metrics=metrics, is_away=is_away)
+        for name, connections in (
+            ("sales", settings.database_connections),
+            ("office", limits.OFFICE_POOL_CONNECTIONS),
+            ("sync", limits.SYNC_POOL_CONNECTIONS),
+        )
+    }
+
+    def connections() -> Reading:
+        for name, pool in pools.items():
+            for state, count in pool.connections.items():
+                yield count, {"pool": name, "state": state}
+
+    metrics.gauge("db_pool_connections", "Connections to the database.", connections)
+    return Pools(**pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What the rooms are served with, but for the database."""
+
+    settings: Settings
+    url: str
+    issuer: TokenIssuer
+    metrics: Metrics
+    tracer: Tracer
 
 
 def open_rooms(
-    server: grpc.aio.Server,
-    resources: AsyncExitStack,
-    pools: Pools,
-    settings: Settings,
-    *,
-    url: str,
-    issuer: TokenIssuer,
+    server: grpc.aio.Server, background: Background, pools: Pools, given: Office
 ) -> GroupCommit:
-    """Adds every service to the server, and starts what goes on beside, until `resources` are
-    released. Gives the group commit, whose work a stop waits for."""
-    group_commit = _group_commit(pools.sales, settings)
+    """Adds every service to the server, and starts what goes on beside. Gives the group commit,
+    whose work a stop waits for."""
+    settings, metrics = given.settings, given.metrics
+    observer = Observer(metrics, given.tracer)
+    group_commit = _group_commit(pools.sales, settings, observer)
+    metrics.gauge(
+        "group_commit_waiting_events",
+        "Events that wait for a transaction.",
+        lambda: [(group_commit.waiting_events, {})],
+    )
     office = pools.office
-    add_IngestServiceServicer_to_server(IngestServicer(group_commit, utc_now), server)
-    add_DeviceServiceServicer_to_server(DeviceServicer(FleetStore(office), issuer), server)
+    add_IngestServiceServicer_to_server(IngestServicer(group_commit, utc_now, observer), server)
+    add_DeviceServiceServicer_to_server(DeviceServicer(FleetStore(office), given.issuer), server)
 
     reads = ReadStore(pools.sync)
     tails = Tails(reads)
-    wakeups = Wakeups(listen_url(settings, url), tails.wake)
-    run_beside(resources, wakeups.run())
-    run_beside(resources, tails.poll())
-    run_beside(resources, Forgetting(office, settings.keep_deletions_days).run())
+    wakeups = Wakeups(listen_url(settings, given.url), tails.wake)
+    background.run("wake-ups", wakeups.run())
+    background.run("the look for changes", tails.poll())
+    background.run("forgetting", Forgetting(office, settings.keep_deletions_days).run())
+    pulls = Pulls(reads, tails)
+    metrics.gauge("live_pulls", "Tills that hear of changes.", lambda: [(pulls.live, {})])
     edits = EditStore(pools.sync, wakeups.tell)
-    add_SyncServiceServicer_to_server(SyncServicer(Pulls(reads, tails), edits, utc_now), server)
+    add_SyncServiceServicer_to_server(SyncServicer(pulls, edits, utc_now), server)
     add_AdminServiceServicer_to_server(
         AdminServicer(AdminStore(office, moved=wakeups.tell)), server
     )
@@ -122,10 +155,10 @@ def open_rooms(
     return group_commit
 
 
-def _group_commit(database: Database, settings: Settings) -> GroupCommit:
+def _group_commit(database: Database, settings: Settings, observer: Observer) -> GroupCommit:
     store = IngestStore(database)
     if settings.group_commit:
-        return GroupCommit(store)
+        return GroupCommit(store, observer)
     return GroupCommit(
-        store, max_group_events=1, max_groups_per_tenant=settings.database_connections
+        store, observer, max_group_events=1, max_groups_per_tenant=settings.database_connections
     )

@@ -9,10 +9,11 @@ The two rules that the rest relies on:
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from importlib.resources import files
+from time import perf_counter
 from typing import Any, Self, TypeAlias
 from uuid import UUID
 
@@ -20,6 +21,7 @@ import asyncpg
 
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import ServiceError, Unavailable
+from tillsync_service.foundation.metrics import Metrics
 
 # A standard UUID to everybody else, and one that hashes and encodes in C.
 FastUUID: TypeAlias = asyncpg.pgproto.pgproto.UUID
@@ -66,34 +68,61 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no
 class Transaction:
     """One open transaction of one tenant. Statements bind the tenant as $1 themselves."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
+    def __init__(self, connection: asyncpg.Connection, metrics: Metrics) -> None:
         self._connection = connection
+        self._metrics = metrics
 
     async def fetch(self, statement: str, *arguments: object) -> list[Row]:
-        rows: list[Row] = await self._connection.fetch(statement, *arguments)
+        fetching = self._connection.fetch(statement, *arguments)
+        rows: list[Row] = await _timed(self._metrics, statement, fetching)
         return rows
 
     async def fetch_one(
         self, statement: str, *arguments: object, timeout_seconds: float | None = None
     ) -> Row | None:
         """The first row. `timeout_seconds`: for a statement that may take longer than others."""
-        return await self._connection.fetchrow(statement, *arguments, timeout=timeout_seconds)
+        fetching = self._connection.fetchrow(statement, *arguments, timeout=timeout_seconds)
+        return await _timed(self._metrics, statement, fetching)
 
     async def execute(self, statement: str, *arguments: object) -> str:
-        status: str = await self._connection.execute(statement, *arguments)
+        executing = self._connection.execute(statement, *arguments)
+        status: str = await _timed(self._metrics, statement, executing)
         return status
+
+
+async def _timed(metrics: Metrics, statement: str, answer: Awaitable[Any]) -> Any:
+    began = perf_counter()
+    try:
+        return await answer
+    finally:
+        metrics.query(_NAMES.get(statement, "other"), perf_counter() - began)
 
 
 class Database:
     """The serving pool. Made by `connect`, ended by `close`."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        metrics: Metrics | None = None,
+        is_away: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._pool = pool
+        self._metrics = metrics or Metrics()
+        self._is_away = is_away
 
     @classmethod
-    async def connect(cls, url: str, *, connections: int = limits.POOL_CONNECTIONS) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        connections: int = limits.POOL_CONNECTIONS,
+        metrics: Metrics | None = None,
+        is_away: Callable[[], bool] = lambda: False,
+    ) -> Self:
         """A pool on `url`. No connection is opened yet: a database that is away is met, and
-        named, by the first use.
+        named, by the first use. While `is_away` says so, no transaction is tried: a thousand that
+        wait for a server that says nothing would be a pile-up when it comes back.
         """
         pool = asyncpg.create_pool(
             url,
@@ -111,7 +140,13 @@ class Database:
                 "jit": "off",
             },
         )
-        return cls(await pool)
+        return cls(await pool, metrics, is_away)
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many there are, by what they do: busy, idle."""
+        idle = self._pool.get_idle_size()
+        return {"busy": self._pool.get_size() - idle, "idle": idle}
 
     async def close(self) -> None:
         await self._pool.close()
@@ -138,12 +173,14 @@ class Database:
         """
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
         opening = f"{begin}; SET LOCAL ROLE {role.value}; {_tenant_setting(tenant_id)}; {then}"
+        if self._is_away():
+            raise Unavailable("The database does not answer; send the same again.")
         with _database_errors():
             connection = await self._acquire()
             try:
-                await connection.execute(opening)
-                yield Transaction(connection)
-                await _commit(connection)
+                await _timed(self._metrics, _BEGIN, connection.execute(opening))
+                yield Transaction(connection, self._metrics)
+                await _timed(self._metrics, _COMMIT, _commit(connection))
             except BaseException as error:
                 await _abort(connection, error)
                 raise
@@ -226,6 +263,10 @@ def _database_errors() -> Iterator[None]:
         raise Unavailable("The database cannot be reached; send the same again.") from error
 
 
+# Names of statements, as metrics have them. With `begin` comes what is locked at once.
+_BEGIN, _COMMIT = "BEGIN", "COMMIT"
+_NAMES = {_BEGIN: "begin", _COMMIT: "commit"}
+
 _STATEMENT = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -235,4 +276,7 @@ def statements(package: str, file: str = "queries.sql") -> dict[str, str]:
     """
     text = files(package).joinpath(file).read_text(encoding="utf-8")
     parts: Sequence[str] = _STATEMENT.split(text)
-    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
+    named = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
+    room = package.rpartition(".")[2]
+    _NAMES.update({statement: f"{room}.{name}" for name, statement in named.items()})
+    return named

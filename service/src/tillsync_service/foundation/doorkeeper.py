@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync_service.foundation import identity, limits
@@ -21,10 +22,11 @@ from tillsync_service.foundation.errors import (
     PermissionDenied,
     ServiceError,
     Unauthenticated,
-    render,
 )
 from tillsync_service.foundation.house import Guest, House
 from tillsync_service.foundation.identity import Caller
+from tillsync_service.foundation.metrics import Metrics
+from tillsync_service.foundation.visitors_book import VisitorsBook
 
 log = structlog.get_logger(__name__)
 
@@ -64,10 +66,19 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
     """Wraps each method's handler, once, and knows how many calls are inside. Made within the
     running event loop that it serves."""
 
-    def __init__(self, authenticator: Authenticator, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        budget: Budget | None = None,
+        *,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._wrapped: dict[str, Handler] = {}
         self._house = House(budget)
+        self._book = VisitorsBook(metrics or Metrics(), tracer or NoOpTracer())
+        self._book.gauge(lambda: self._house.by_method)
 
     async def close(self, grace_seconds: float) -> int:
         """Takes no new message, lets what is inside finish, and returns how many calls had not
@@ -98,7 +109,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         service = method.split("/")[1]
         if not service.startswith("tillsync."):
             return handler
-        visit = _Visit(method, service, self._authenticator, handler, self._house)
+        visit = _Visit(method, self._authenticator, handler, house=self._house, book=self._book)
         # Every method is a stream of requests to gRPC, which is the same on the wire: it receives
         # the message of any other kind before it asks whether there is room for it.
         if handler.response_streaming:
@@ -114,13 +125,15 @@ class _Visit:
     def __init__(
         self,
         method: str,
-        service: str,
         authenticator: Authenticator,
         handler: Handler,
+        *,
         house: House,
+        book: VisitorsBook,
     ) -> None:
         self._method = method
-        self._service = service
+        self._service = service = method.split("/")[1]
+        self._book = book
         self._audience = AUDIENCE.get(service)
         self._open_to_suspects = service in OPEN_TO_SUSPECTS
         self._authenticator = authenticator
@@ -158,7 +171,10 @@ class _Visit:
     @asynccontextmanager
     async def _visited(self, context: Context) -> AsyncIterator[Guest]:
         """Counts the call, and ends every error that leaves it in a status."""
-        with self._house.visited(self._method) as guest:
+        with (
+            self._book.signed(self._method, context) as visitor,
+            self._house.visited(self._method) as guest,
+        ):
             try:
                 try:
                     self._house.must_have_room(self._method)
@@ -171,7 +187,7 @@ class _Visit:
             except Exception as error:  # the one place where every error ends
                 if not isinstance(error, ServiceError):
                     log.exception("call_failed", method=self._method, exc_info=error)
-                await context.abort_with_status(render(error))
+                await context.abort_with_status(visitor.status(error))
 
     async def _only_request(self, guest: Guest, context: Context) -> Any:
         """The message of a call that has one. Room is made before it is received, so that what

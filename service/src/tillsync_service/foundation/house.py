@@ -119,6 +119,11 @@ class House:
     def inside(self) -> int:
         return len(self._guests)
 
+    @property
+    def by_method(self) -> dict[str, int]:
+        """How many calls of each method are inside."""
+        return dict(self._by_method)
+
     def close(self) -> None:
         """Asks everybody to leave who waits, or comes."""
         self._is_closing = True

@@ -47,6 +47,16 @@ def assume(caller: Caller) -> None:
     _current.set(caller)
 
 
+def current_ids() -> dict[str, str]:
+    """Who this task works for, for a log line: tenant_id, and device_id of a device."""
+    caller = _current.get(None)
+    if isinstance(caller, Device):
+        return {"tenant_id": str(caller.tenant_id), "device_id": str(caller.device_id)}
+    if isinstance(caller, Operator) and caller.tenant_id is not None:
+        return {"tenant_id": str(caller.tenant_id)}
+    return {}
+
+
 def current_device() -> Device:
     """The calling device. The doorkeeper has let nobody else in."""
     caller = _current.get()

@@ -85,6 +85,11 @@ async def status(url: str) -> Status:
     return Status(current[0], known)
 
 
+def newest() -> str:
+    """The migration that this program serves with."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
 async def grant_serving(url: str, login: str) -> None:
     """Lets `login` act in the two serving roles. Raises MigrationError."""
 

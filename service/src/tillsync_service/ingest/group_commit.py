@@ -15,12 +15,14 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
+from opentelemetry.trace import SpanContext
 
-from tillsync_service.foundation import limits
+from tillsync_service.foundation import limits, tracing
 from tillsync_service.foundation.db import DataRefused
 from tillsync_service.foundation.errors import Overloaded, Unavailable
 from tillsync_service.ingest.batch import Batch
 from tillsync_service.ingest.examine import UNHOLDABLE
+from tillsync_service.ingest.observing import Observer
 from tillsync_service.ingest.store import Receipt
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,7 @@ class _Submission:
     batch: Batch
     answer: asyncio.Future[Receipt]
     bytes: int
+    caller: SpanContext | None
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class GroupCommit:
     def __init__(
         self,
         store: Store,
+        observer: Observer | None = None,
         *,
         max_group_events: int = limits.MAX_GROUP_EVENTS,
         max_groups_per_tenant: int = limits.MAX_GROUPS_PER_TENANT,
@@ -89,6 +93,7 @@ class GroupCommit:
         max_waiting_bytes: int = limits.MAX_WAITING_BYTES,
     ) -> None:
         self._store = store
+        self._observer = observer or Observer()
         self._max_group_events = max_group_events
         self._max_groups_per_tenant = max_groups_per_tenant
         self._max_waiting_events = max_waiting_events
@@ -108,10 +113,16 @@ class GroupCommit:
             or lane.waiting_bytes + size > self._max_waiting_bytes
         ):
             raise Overloaded("More events of this tenant wait than the service takes on.")
-        submission = _Submission(batch, asyncio.get_running_loop().create_future(), size)
+        answer = asyncio.get_running_loop().create_future()
+        submission = _Submission(batch, answer, size, tracing.current_span_context())
         lane.add(submission)
         self._start_groups(tenant_id, lane)
         return await submission.answer
+
+    @property
+    def waiting_events(self) -> int:
+        """How many events wait for a transaction."""
+        return sum(lane.waiting_events for lane in list(self._lanes.values()))
 
     async def drain(self) -> None:
         """Returns when nothing is on its way. Keeping new calls out is up to the caller."""
@@ -142,8 +153,11 @@ class GroupCommit:
 
     async def _commit(self, tenant_id: UUID, group: list[_Submission]) -> None:
         """Answers every submission of the group, whatever happens."""
+        batches = [submission.batch for submission in group]
         try:
-            receipts = await self._store.commit(tenant_id, [s.batch for s in group])
+            with self._observer.group(batches, [s.caller for s in group]) as seen:
+                receipts = await self._store.commit(tenant_id, batches)
+                seen.extend(receipts)
         except DataRefused:
             for submission in group:
                 await self._commit_alone(tenant_id, submission)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 
 from grpc.aio import ServicerContext
 
@@ -15,15 +16,22 @@ from tillsync_service.ingest import wire
 from tillsync_service.ingest.batch import Batch
 from tillsync_service.ingest.examine import examine
 from tillsync_service.ingest.group_commit import GroupCommit
+from tillsync_service.ingest.observing import Observer
 from tillsync_service.ingest.store import Receipt
 
 
 class IngestServicer(IngestServiceServicer):
     """`clock` gives the service's time, aware, in UTC."""
 
-    def __init__(self, group_commit: GroupCommit, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        group_commit: GroupCommit,
+        clock: Callable[[], datetime],
+        observer: Observer | None = None,
+    ) -> None:
         self._group_commit = group_commit
         self._clock = clock
+        self._observer = observer or Observer()
         self._turn = asyncio.Lock()
 
     async def Ingest(  # gRPC's name
@@ -31,7 +39,7 @@ class IngestServicer(IngestServiceServicer):
         request: pb.IngestRequest,
         context: ServicerContext[pb.IngestRequest, pb.IngestResponse],
     ) -> pb.IngestResponse:
-        receipt = await self._store(await self._examined(request))
+        receipt = await self._store(await self._examined(request), "call")
         return wire.fill(pb.IngestResponse(), receipt, self._clock())
 
     async def IngestStream(
@@ -43,13 +51,16 @@ class IngestServicer(IngestServiceServicer):
         # stored before the one before it is: a device's events keep their order, whatever happens.
         async with (
             aclosing(one_ahead(request_iterator, self._examined)) as batches,
-            aclosing(one_ahead(batches, self._store)) as receipts,
+            aclosing(one_ahead(batches, partial(self._store, source="stream"))) as receipts,
         ):
             async for receipt in receipts:
                 yield wire.fill(pb.IngestStreamResponse(), receipt, self._clock())
 
-    async def _store(self, batch: Batch) -> Receipt:
-        return await self._group_commit.submit(batch.device.tenant_id, batch)
+    async def _store(self, batch: Batch, source: str) -> Receipt:
+        with self._observer.batch(batch, source) as receipts:
+            receipt = await self._group_commit.submit(batch.device.tenant_id, batch)
+            receipts.append(receipt)
+        return receipt
 
     async def _examined(self, request: pb.IngestRequest | pb.IngestStreamRequest) -> Batch:
         """One batch at a time, slice by slice: meanwhile a transaction holds a tenant's head row,

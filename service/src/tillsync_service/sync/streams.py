@@ -38,6 +38,8 @@ class Pulls:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience_seconds = patience_seconds
         self._luck = luck
+        self.live = 0
+        """How many pulls have everything, and hear of changes."""
 
     async def stream(
         self, device: Device, cursor: Cursor | None, reload: Sequence[str], *, live: bool
@@ -56,10 +58,14 @@ class Pulls:
             if cursor is None or not cursor.whole or not live:
                 return
             reload = ()
-            async with aclosing(self._following(device, cursor, ends_at)) as following:
-                async for news in following:
-                    cursor = cursor if news is None else news.cursor
-                    yield news
+            self.live += 1
+            try:
+                async with aclosing(self._following(device, cursor, ends_at)) as following:
+                    async for news in following:
+                        cursor = cursor if news is None else news.cursor
+                        yield news
+            finally:
+                self.live -= 1
 
     async def _catching_up(
         self, device: Device, cursor: Cursor | None, reload: Sequence[str]
