@@ -45,6 +45,11 @@ class StopReport:
     def outcome(self) -> str:
         return "deadline" if self.calls_cut else "drained"
 
+    def __str__(self) -> str:
+        if self.calls_cut:
+            return f"deadline: {self.calls_cut} calls cut after {self.seconds:.1f} s"
+        return f"drained in {self.seconds:.1f} s"
+
 
 class App:
     """A running service: `async with App(settings) as app`. `lost` is set when the embedded
@@ -59,20 +64,24 @@ class App:
         self.lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._resources.aclose()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    async def start(self) -> None:
+        """Serves when this returns. Where it cannot, or is cancelled, nothing is left behind."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+
     async def _start(self) -> None:
         settings, resources = self._settings, self._resources
         _must_be_free(settings.listen)
-        telemetry = Telemetry(settings)
+        self._telemetry = telemetry = Telemetry(settings)
         resources.push_async_callback(telemetry.close)
         probes = Probes()
         if address := settings.http_address:
@@ -83,7 +92,9 @@ class App:
         url = await serving_url(settings, resources, self.lost.set)
         background = Background(resources)
         # Who was revoked and whether the database answers must queue behind nothing.
-        control = await open_pool(resources, url, limits.CONTROL_POOL_CONNECTIONS)
+        control = await open_pool(
+            resources, url, limits.CONTROL_POOL_CONNECTIONS, metrics=telemetry.metrics
+        )
         self._health = Health(
             SERVICES,
             control.ping,

@@ -73,16 +73,34 @@ async def serve(*, print_enrolment_help: bool) -> None:
     settings = _settings()
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
-    async with app.App(settings) as running:
-        _calm_collector()
-        if print_enrolment_help:
-            click.echo(_ENROLMENT_HELP.format(program=sys.argv[0], address=running.address))
-        waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    running = app.App(settings)
+    if not await _unless(stop, running.start()):
+        click.echo("stopped while it was starting", err=True)
+        return
+    _calm_collector()
+    if print_enrolment_help:
+        click.echo(_ENROLMENT_HELP.format(program=sys.argv[0], address=running.address))
+    waits = [asyncio.create_task(event.wait()) for event in (stop, running.lost)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    click.echo(str(await running.stop()), err=True)
     if not stop.is_set():
         raise EmbeddedPostgresError(
             f"The embedded PostgreSQL ended by itself: see the log in {settings.folder}/postgres."
         )
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done before `stop` was set; what is cut has cleaned up behind it."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        return False
+    await working
+    return True
 
 
 def _calm_collector() -> None:
