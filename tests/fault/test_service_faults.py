@@ -1,12 +1,8 @@
 """The service against the accidents of a data centre: processes die, freeze and stop answering."""
 
 import asyncio
-import contextlib
 import random
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from time import monotonic
 from uuid import UUID
 
@@ -30,7 +26,7 @@ from support.service import (
 )
 from tillsync.v1.ingest_service_pb2 import IngestStreamRequest
 from tillsync_service import app
-from tillsync_service.foundation import limits, migrations
+from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import Database
 from tillsync_service.foundation.errors import Unavailable
 from tillsync_service.foundation.identity import Device
@@ -41,100 +37,6 @@ if sys.platform == "win32":
     pytest.skip("needs signals", allow_module_level=True)
 
 Code = grpc.StatusCode
-
-
-class OwnPostgres:
-    """A server of the test's own, which may be frozen, killed and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self._server = embedded.EmbeddedPostgres(folder)
-
-    async def start(self) -> None:
-        await self._server.start()
-        self.admin_url, self.serving_url = self._server.admin_url, self._server.service_url
-
-    async def stop(self) -> None:
-        await self._server.stop()
-
-    async def kill(self) -> None:
-        """SIGKILL to all of it at once, as a power cut, and nobody left to tidy up."""
-        processes = self._processes()
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, 10)
-        await self._server.stop()
-
-    def is_running(self) -> bool:
-        return bool(self._processes())
-
-    def freeze(self) -> None:
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
-
-    def thaw(self) -> None:
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
-
-    def _processes(self) -> list[psutil.Process]:
-        if self._server._process is None:
-            return []
-        try:
-            main = psutil.Process(self._server._process.pid)
-            return [main, *main.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-
-@pytest.fixture(scope="module")
-def server_to_break():
-    folder = Path(tempfile.mkdtemp(prefix="tillsync-fault-"))
-    folder.chmod(0o755)  # the server may run as another account, which must get through here
-    server = OwnPostgres(folder / "data")
-
-    async def begin() -> None:
-        await server.start()
-        await migrations.upgrade(server.admin_url)
-        await migrations.grant_serving(server.admin_url, embedded.SERVICE_USER)
-
-    asyncio.run(begin())
-    yield server
-    asyncio.run(server.stop())
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-async def postgres_of_my_own(server_to_break):
-    """Whole and running, before the test and after it."""
-    yield server_to_break
-    server_to_break.thaw()
-    if not server_to_break.is_running():
-        await server_to_break.start()
-    connection = await asyncpg.connect(server_to_break.admin_url)
-    await connection.execute("ALTER SYSTEM RESET ALL")
-    await connection.execute("SELECT pg_reload_conf()")
-    await connection.close()
-
-
-@pytest.fixture
-async def my_books(postgres_of_my_own):
-    connection = await asyncpg.connect(postgres_of_my_own.admin_url)
-    yield Books(connection)
-    connection.terminate()
-
-
-@pytest.fixture
-async def my_device(my_books) -> Device:
-    return await my_books.enrol()
-
-
-@pytest.fixture
-async def my_database(postgres_of_my_own):
-    database = await Database.connect(postgres_of_my_own.serving_url)
-    yield database
-    database.abandon()
 
 
 @pytest.fixture

@@ -95,9 +95,17 @@ class App:
         control = await open_pool(
             resources, url, limits.CONTROL_POOL_CONNECTIONS, metrics=telemetry.metrics
         )
+        standing = Standing(FleetStore(control))
+        await standing.refresh()
+        background.run("the watch on revocations", standing.run())
+
+        async def must_be_able_to_serve() -> None:
+            await control.ping()
+            standing.must_be_known()
+
         self._health = Health(
             SERVICES,
-            control.ping,
+            must_be_able_to_serve,
             timeout_seconds=settings.ready_timeout_seconds,
             ended=lambda: background.ended,
         )
@@ -105,10 +113,6 @@ class App:
         pools = await open_pools(
             resources, url, settings, telemetry.metrics, lambda: self._health.database_is_away
         )
-        standing = Standing(FleetStore(control))
-        await standing.refresh()
-        background.run("the watch on revocations", standing.run())
-
         self._doorkeeper = Doorkeeper(
             TokenVerifier(keys, standing, utc_now),
             metrics=telemetry.metrics,

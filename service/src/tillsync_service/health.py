@@ -27,8 +27,9 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """What the probes are told. `ping` raises unless the database answers, within
-    `timeout_seconds`; `ended` names what should go on and does not."""
+    """What the probes are told. `ping` raises a ServiceError unless the database answers and what
+    must be known of it is known, within `timeout_seconds`; `ended` names what should go on and
+    does not."""
 
     def __init__(
         self,
@@ -80,7 +81,9 @@ class Health:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._ping()
             cause = ""
-        except (ServiceError, TimeoutError):
+        except ServiceError as error:
+            cause = str(error)
+        except TimeoutError:
             cause = f"The database does not answer within {self._timeout_seconds:g} s."
         except Exception as error:  # whatever it is, the looks must go on
             log.exception("readiness_unknown", exc_info=error)

@@ -51,12 +51,16 @@ class Standing:
     def of(self, device_id: UUID) -> Verdict:
         """What is held against the device, as of two seconds ago at most. Raises Unavailable when
         that is not known."""
-        if self._is_stale():
-            raise Unavailable("Who was revoked is not known now; send the same again.")
+        self.must_be_known()
         revoked = self._revoked.get(device_id)
         if revoked is None:
             return Verdict.GOOD
         return Verdict.REVOKED if revoked else Verdict.SUSPECT
+
+    def must_be_known(self) -> None:
+        """Raises Unavailable while no device can be believed."""
+        if self._is_stale():
+            raise Unavailable("Who was revoked is not known now; send the same again.")
 
     async def refresh(self) -> None:
         """Reads who is out of good standing. Raises Unavailable, or TimeoutError."""
