@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, ingest, rig, sync
+from bench import drain, ingest, operate, rig, sync
 from bench.figures import Figures, verdict
 
 
@@ -27,7 +27,7 @@ class Size:
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(("all", "sales", "sync")),
+    type=click.Choice(("all", "sales", "sync", "operate")),
     default="all",
     show_default=True,
     help="What is measured.",
@@ -56,10 +56,12 @@ def main(part: str, **size: int) -> None:
 async def _measure(console: Console, size: Size, part: str) -> Figures:
     figures: Figures = {}
     async with rig.running() as bench:
-        if part != "sync":
+        if part in {"all", "sales"}:
             figures |= await _measure_sales(bench, console, size)
-        if part != "sales":
+        if part in {"all", "sync"}:
             figures |= await sync.measure(bench, console.print)
+        if part in {"all", "operate"}:
+            figures |= await operate.measure(bench, console.print, size.events)
     return figures
 
 
@@ -119,7 +121,7 @@ async def _measure_sales(bench: rig.Rig, console: Console, size: Size) -> Figure
 
         console.print("one event a call, group commit on and off")
         grouped = await services.enter_async_context(bench.service("singles"))
-        alone = await services.enter_async_context(bench.service("singles", group_commit=False))
+        alone = await services.enter_async_context(bench.service("singles", group_commit="false"))
         with_groups = await ingest.unary_calls(grouped, size.calls)
         without = await ingest.unary_calls(alone, size.calls)
         figures |= {

@@ -32,6 +32,7 @@ class Target:
     """One service process on one database."""
 
     address: str
+    http_address: str
     serving_url: str
     admin_url: str
     process: psutil.Process
@@ -91,10 +92,10 @@ class Rig:
         await migrations.grant_serving(self._postgres.url(name, ADMIN_USER), SERVICE_USER)
 
     @asynccontextmanager
-    async def service(self, database: str, *, group_commit: bool = True) -> AsyncIterator[Target]:
-        """A service process on that database, with its port open."""
+    async def service(self, database: str, **settings: str) -> AsyncIterator[Target]:
+        """A service process on that database, with its port open; `settings` by their names."""
         serving_url = self._postgres.url(database)
-        address = f"127.0.0.1:{_free_port()}"
+        address, http_address = (f"127.0.0.1:{_free_port()}" for _ in range(2))
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("tillsync-service")),
             "serve",
@@ -103,14 +104,16 @@ class Rig:
                 "TILLSYNC_DATABASE_URL": serving_url,
                 "TILLSYNC_SIGNING_KEYS": str(self._keys),
                 "TILLSYNC_LISTEN": address,
-                "TILLSYNC_GROUP_COMMIT": str(group_commit).lower(),
+                "TILLSYNC_HTTP_LISTEN": http_address,
                 "TILLSYNC_LOG_LEVEL": "warning",
+                **{f"TILLSYNC_{name.upper()}": value for name, value in settings.items()},
             },
         )
         try:
             await _until_open(address)
             yield Target(
                 address,
+                http_address,
                 serving_url,
                 self._postgres.url(database, ADMIN_USER),
                 psutil.Process(process.pid),

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     group_commit: bool = Field(
         default=True, description="Off gives every call its own transaction: for measuring only."
     )
+    measured: bool = Field(
+        default=True, description="Off counts and traces nothing: for measuring only."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe level that is logged."
     )

@@ -19,12 +19,13 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import NoOpTracer, Tracer
 from prometheus_client import CollectorRegistry
 
 from tillsync_service import logs
@@ -81,9 +82,13 @@ class Telemetry:
                 BatchLogRecordProcessor(OTLPLogExporter(endpoint, timeout=EXPORT_SECONDS))
             )
             self._remove_sink = logs.also_to(self._logs.get_logger(_SCOPE))
-        self._meters = MeterProvider(readers, resource, shutdown_on_exit=False)
-        self.metrics = Metrics(self._meters.get_meter(_SCOPE))
-        self.tracer = self._tracers.get_tracer(_SCOPE)
+        # Without examples of single measurements: every one would pay for what nobody asks for.
+        self._meters = MeterProvider(
+            readers, resource, AlwaysOffExemplarFilter(), shutdown_on_exit=False
+        )
+        measured = settings.measured
+        self.metrics = Metrics(self._meters.get_meter(_SCOPE) if measured else None)
+        self.tracer: Tracer = self._tracers.get_tracer(_SCOPE) if measured else NoOpTracer()
 
     async def close(self) -> None:
         """Sends what is not sent yet, for at most five seconds."""
