@@ -19,7 +19,12 @@ _EVERY_SECONDS = 0.02
 
 def _probe(address: str, http_address: str) -> list[float]:
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     took: list[float] = []
     with grpc.insecure_channel(address) as channel:
         health = HealthStub(channel)
