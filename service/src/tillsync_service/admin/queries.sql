@@ -166,6 +166,9 @@ DELETE FROM tillsync.waiver WHERE tenant_id = $1
 -- name: remove_audit
 DELETE FROM tillsync.audit WHERE tenant_id = $1
 
+-- name: remove_feed_consumer
+DELETE FROM tillsync.feed_consumer WHERE tenant_id = $1
+
 -- name: remove_quarantine
 DELETE FROM tillsync.quarantine WHERE tenant_id = $1
 

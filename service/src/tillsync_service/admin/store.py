@@ -26,6 +26,7 @@ REMOVED_AT_LAST = (
     "day_close",
     "waiver",
     "audit",
+    "feed_consumer",
     "quarantine",
     "rejection",
     "device_progress",
