@@ -191,14 +191,18 @@ def record(
 def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> None:
     """Sends what is recorded, until it is stopped (SIGINT, SIGTERM, Ctrl-Break).
 
+    With tillsync-agent[telemetry] installed, spans go where OTEL_EXPORTER_OTLP_ENDPOINT says.
+
     \b
     Example:
         tillsync-agent run --gateway-port 7411
     """
+    from tillsync_agent import tracing  # noqa: PLC0415
     from tillsync_agent.agent import Agent  # noqa: PLC0415
 
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
-    Agent(config.load(state_dir, gateway_port=gateway_port)).run()
+    with tracing.exported():
+        Agent(config.load(state_dir, gateway_port=gateway_port)).run()
 
 
 @main.command(epilog=EPILOG)

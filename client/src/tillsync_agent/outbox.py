@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tillsync.v1.event_pb2 import Event
-from tillsync_agent import books, envelope, filelock
+from tillsync_agent import books, envelope, filelock, tracing
 from tillsync_agent import statements as sql
 from tillsync_agent.daybooks import money_of
 from tillsync_agent.entries import OUTCOMES, DeadLetter, Receipt, Settlement, Summary, Waiting
@@ -140,18 +140,19 @@ class Outbox:
         a trace when it rolls back. Raises EventNotRecordable, or OutboxUnavailable: then nothing
         was recorded.
         """
-        event = envelope.build(
-            key=mint_key() if key is None else key,
-            body=body,
-            occurred_at=self._clock() if occurred_at is None else occurred_at,
-            business_day=business_day,
-            amounts=amounts,
-            traceparent=traceparent,
-        )
-        work = partial(self._append, event)
-        if connection is not None:
-            return self._file.run_within(connection, work)
-        return self._file.run(work)
+        with tracing.recording(traceparent) as kept_traceparent:
+            event = envelope.build(
+                key=mint_key() if key is None else key,
+                body=body,
+                occurred_at=self._clock() if occurred_at is None else occurred_at,
+                business_day=business_day,
+                amounts=amounts,
+                traceparent=kept_traceparent,
+            )
+            work = partial(self._append, event)
+            if connection is not None:
+                return self._file.run_within(connection, work)
+            return self._file.run(work)
 
     def record_event(self, event: Event) -> Receipt:
         """Records an event that another program built, under its own key and our numbers."""

@@ -9,6 +9,7 @@ step waits for the one before.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from logging import getLogger
 from typing import TypeVar
 
-from tillsync_agent import settle
+from tillsync_agent import settle, tracing
 from tillsync_agent.agentnote import NOTE_NAME, AgentNote
 from tillsync_agent.answers import Answer, CallFailed, Failure
 from tillsync_agent.backoff import Backoff
@@ -147,7 +148,7 @@ class Uploader:
         except (NotEnrolled, OSError) as error:
             return settle.of_no_stream(Failure("NOT_ENROLLED", str(error)))
         self._on_step("send")
-        sent_at = self._clocks.wall()
+        sent_at, sent_ns = self._clocks.wall(), time.time_ns()
         ahead = asyncio.create_task(self._take_ahead(rows[-1].id))
         try:
             answer = await stream.exchange([row.envelope for row in rows])
@@ -157,6 +158,7 @@ class Uploader:
         finally:
             self._ahead = await ahead
         self._on_step("answer")
+        tracing.uploaded((row.envelope for row in rows), sent_ns, time.time_ns())
         await self._heard(answer, sent_at, self._clocks.wall())
         return settle.of_answer(ids, answer)
 
