@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 PYPROJECTS := protos/pyproject.toml client/pyproject.toml service/pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check gen bench lock clean
+.PHONY: help install demo serve test nightly check gen bench lock clean
 
 help: ## print these words
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -22,6 +22,9 @@ serve: .venv/installed ## the service with its embedded PostgreSQL; says how to 
 
 test: .venv/installed ## all tests; `make test ARGS="-k outbox"` some of them
 	@$(RUN) pytest $(ARGS)
+
+nightly: .venv/installed ## what takes long or needs Debian's prometheus
+	@TILLSYNC_TEST_NIGHTLY=1 TILLSYNC_TEST_SCHEDULES=$${TILLSYNC_TEST_SCHEDULES:-0-2000} $(RUN) pytest tests/nightly tests/integration/test_sync_model.py
 
 check: .venv/installed ## style, types, layers and the contract
 	@$(RUN) ruff check .
