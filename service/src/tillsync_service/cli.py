@@ -1,6 +1,7 @@
 """tillsync-service: one program, each of whose commands is imported when it is used.
 
 host_commands        on the service's own machine: they need its database or its keys
+health_command       the same, without the database's libraries: containers ask every few seconds
 operator.commands    from anywhere: they speak gRPC, with an operator's token
 """
 
@@ -19,6 +20,7 @@ class _Place(NamedTuple):
 
 
 _HOST = "tillsync_service.host_commands"
+_HEALTH = "tillsync_service.health_command"
 _OPERATOR = "tillsync_service.operator.commands"
 _RECORDS = "tillsync_service.operator.record_commands"
 _CONFLICTS = "tillsync_service.operator.conflict_commands"
@@ -42,6 +44,7 @@ _COMMANDS = {
     "day": _Place(_BOOKS, "day", "How a store's tills stand on a business day."),
     "waive": _Place(_BOOKS, "waive", "Say that something missing will not come, and why."),
     "restored": _Place(_BOOKS, "restored", "Say that the database was restored from a backup."),
+    "health": _Place(_HEALTH, "health", "Ask a service whether it is well: exit status 0 or 1."),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

@@ -82,12 +82,14 @@ class CallFailed(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which service, and how to reach it. `token` is the operator's; empty: none is set."""
+    """Which service, and how to reach it. `token` is the operator's; empty: none is set. Its
+    certificate is for `server_name`; empty: for the address."""
 
     address: str
     ca_file: Path | None = None
     plaintext: bool = False
     token: str = field(default="", repr=False)
+    server_name: str = ""
 
     @property
     def is_loopback(self) -> bool:
@@ -106,10 +108,13 @@ class Target:
             raise OperatorError(
                 f"--service (TILLSYNC_SERVICE_ADDRESS) must be HOST:PORT, not {self.address!r}."
             )
-        options = _CHANNEL_OPTIONS + (_LOOPBACK_OPTIONS if self.is_loopback else ())
+        options: tuple[tuple[str, int | str], ...] = _CHANNEL_OPTIONS
+        options += _LOOPBACK_OPTIONS if self.is_loopback else ()
         if self.plaintext or (self.is_loopback and not self.ca_file):
             return grpc.aio.insecure_channel(self.address, options=options)
         credentials = grpc.ssl_channel_credentials(self._authority())
+        if self.server_name:
+            options += (("grpc.ssl_target_name_override", self.server_name),)
         return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     def _authority(self) -> bytes | None:
@@ -151,9 +156,11 @@ class Service:
             raise OperatorError(f"TILLSYNC_OPERATOR_TOKEN is not a token. Get one: {_GET_TOKEN}")
         return self._token
 
-    async def must_serve(self) -> None:
-        """Raises OperatorError unless the service says that it serves."""
-        answer = await self.call(self._health.Check, health_pb2.HealthCheckRequest())
+    async def must_serve(self, name: str = "", *, timeout_seconds: float = CALL_SECONDS) -> None:
+        """Raises OperatorError unless the service says that it serves; `name` is one of health's
+        services, empty: the whole."""
+        request = health_pb2.HealthCheckRequest(service=name)
+        answer = await self.call(self._health.Check, request, timeout_seconds=timeout_seconds)
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         if status != "SERVING":
             raise OperatorError(
