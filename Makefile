@@ -35,8 +35,9 @@ check: .venv/installed ## style, types, layers and the contract
 	@cd protos && ../$(BIN)/buf breaking --against released.binpb
 	@$(BIN)/python tools/protos.py --check
 
-gen: .venv/installed ## protos/src anew from the .proto files
+gen: .venv/installed ## protos/src anew from the .proto files, .env.example from the settings
 	@$(BIN)/python tools/protos.py
+	@$(BIN)/python tools/env_example.py
 
 bench: .venv/demo-data ## how fast it is on this machine; `make bench ARGS="--part sync"` a part
 	@$(RUN) bench $(ARGS)

@@ -1,6 +1,6 @@
 # The service for a configured PostgreSQL: no embedded one inside.
 #   docker build -f docker/service.Dockerfile -t tillsync-service .
-FROM python:3.12-slim AS build
+FROM python:3.12-slim-trixie AS build
 WORKDIR /src
 COPY requirements/runtime-service.txt requirements/
 RUN python -m venv /opt/tillsync \
@@ -15,11 +15,21 @@ RUN python -m venv /build \
     && /build/bin/pip wheel --no-build-isolation --no-deps -w /wheels ./protos ./service \
     && /opt/tillsync/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
 
-FROM python:3.12-slim
-RUN useradd --system --no-create-home tillsync
+FROM python:3.12-slim-trixie
+# A number, so that files of a host or a volume can be given to it.
+RUN useradd --system --no-create-home --uid 10001 tillsync \
+    && install -d -o tillsync -m 700 /etc/tillsync
 COPY --from=build /opt/tillsync /opt/tillsync
-USER tillsync
-ENV PATH=/opt/tillsync/bin:$PATH TILLSYNC_LISTEN=0.0.0.0:7070
-EXPOSE 7070
+USER 10001
+ENV PATH=/opt/tillsync/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    TILLSYNC_LISTEN=0.0.0.0:7070 \
+    TILLSYNC_HTTP_LISTEN=0.0.0.0:7071
+# gRPC; health and metrics in HTTP
+EXPOSE 7070 7071
+# Only whether it lives: a database that is away heals without a restart.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["tillsync-service", "health", "liveness", "--timeout", "4"]
 ENTRYPOINT ["tillsync-service"]
 CMD ["serve"]
