@@ -28,7 +28,7 @@ _RUNS_WHAT_FOLLOWS = re.compile(
     (?:(?:sudo(?:\s-u\s\S+)?|exec|env|time|if|while|until|!|then|do|else|\$|&|timeout\s\S+
         |docker\scompose(?:\s-f\s\S+|\s--\S+\s\S+)*\s(?:exec|run)(?:\s-\S+)*\s\w+
         |(?:kubectl|docker)\s.*\s--|\w+=\S*)\s+)*
-    ["']?[^\s"']*$""",
+    (?:["'][^"']*|[^\s"']*)$""",
     re.VERBOSE,
 )
 _SEPARATOR = re.compile(r"\|\|?|&&|;|\$\(|`")
