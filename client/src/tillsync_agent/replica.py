@@ -60,7 +60,7 @@ REPLICA = Layout(
     noun="replica",
     file_name="replica.db",
     application_id=0x54_53_52_50,  # "TSRP"
-    migrations=steps("replica.sql"),
+    migrations=steps("replica.sql", "replica_2.sql"),
     first_rows=_first_rows,
     one_row_table="place",
     # Lookup keys come in no order: with less, a load writes the same pages again and again.
@@ -297,8 +297,8 @@ class Replica:
     def prune(self, keep_seconds: float = KEEP_EDITS_SECONDS) -> int:
         """Forgets edits that a checkpoint has held for so long, and the rows of dropped parts; says
         how many."""
-        made_before_ms = int((time.time() - keep_seconds) * 1000)
-        pruned = self._file.run(partial(replica_edits.prune, made_before_ms))
+        held_before_ms = int((time.time() - keep_seconds) * 1000)
+        pruned = self._file.run(partial(replica_edits.prune, held_before_ms))
         while chunk := self._file.run(_prune_dropped):
             pruned += chunk
         return pruned

@@ -32,9 +32,12 @@ _INSERT = (
     " edit_id, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PRUNE = (
-    "DELETE FROM edit WHERE made_at < ? AND NOT"
+    "DELETE FROM edit WHERE held_at < ? AND NOT"
     " (epoch = (SELECT epoch FROM place) AND sequence > (SELECT min(mark, answered) FROM place))"
 )
+_SHOWN = "(epoch = (SELECT epoch FROM place) AND sequence > (SELECT mark FROM place))"
+_HELD = f"UPDATE edit SET held_at = ? WHERE held_at IS NULL AND NOT {_SHOWN}"  # noqa: S608 -- our own words
+_HELD_NO_MORE = f"UPDATE edit SET held_at = NULL WHERE held_at IS NOT NULL AND {_SHOWN}"  # noqa: S608 -- our own words
 RESCUE = (
     "SELECT e.epoch, e.sequence, e.collection, e.store_id, e.record_id, e.kind, e.base_version,"
     " e.body, e.edit_id, e.made_at, p.last_sequence, p.pushed, p.mark, p.answered FROM edit e"
@@ -129,6 +132,13 @@ def renumber(cursor: Cursor) -> None:
     )
 
 
+def note_held(now_ms: int, cursor: Cursor) -> None:
+    """Notes since when the copy holds the edits up to the mark. A mark that moved back, as after a
+    restore, gives them up: they come in anew."""
+    cursor.execute(_HELD, (now_ms,))
+    cursor.execute(_HELD_NO_MORE)
+
+
 def rescue(rows: Sequence[tuple[Any, ...]], cursor: Cursor) -> int:
     """Takes over edits of a file that was set aside, under their own numbers, so that those which
     the service has are known to it. A file that has counted itself since gives them new ones."""
@@ -147,5 +157,5 @@ def rescue(rows: Sequence[tuple[Any, ...]], cursor: Cursor) -> int:
     return len(rows)
 
 
-def prune(made_before_ms: int, cursor: Cursor) -> int:
-    return cursor.execute(_PRUNE, (made_before_ms,)).rowcount
+def prune(held_before_ms: int, cursor: Cursor) -> int:
+    return cursor.execute(_PRUNE, (held_before_ms,)).rowcount

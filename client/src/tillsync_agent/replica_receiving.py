@@ -14,6 +14,7 @@ from typing import Any
 
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync.v1.record_pb2 import Collection, RecordBlock
+from tillsync_agent.replica_edits import note_held
 from tillsync_agent.storage import Cursor
 
 _MODULUS = 2**128
@@ -164,6 +165,8 @@ class _Receiving:
         self._flip(checkpoint.store_id)
         self._define(checkpoint.collections)
         self._move_mark(checkpoint)
+        now_ms = time.time_ns() // 1_000_000
+        note_held(now_ms, self.cursor)
         self.cursor.execute(
             "UPDATE place SET cursor = ?, staged_cursor = x'', everything = 0, version = ?,"
             " history_id = ?, store_id = ?, checkpoint_at = ?",
@@ -172,7 +175,7 @@ class _Receiving:
                 checkpoint.version,
                 checkpoint.history_id,
                 checkpoint.store_id,
-                time.time_ns() // 1_000_000,
+                now_ms,
             ),
         )
         self.write_totals()
