@@ -94,6 +94,42 @@ async def test_collections_are_defined_and_listed(shop):
     assert "collection.name: " in again.err
 
 
+async def test_what_no_option_names_stays_as_it_is(shop):
+    """The operator changes who wins: every till still finds its prices by barcode and loads them
+    when it did; the keys go only when he says so."""
+    define = ("collections", "define", "price")
+    await shop.run(*define, "--lookup-key", "barcode", "--lookup-key", "plu", "--load-order", "7")
+
+    policy = await shop.run(*define, "--policy", "manual")
+    order = await shop.run(*define, "--load-order", "0")
+    nothing = await shop.run(*define)
+    cleared = await shop.run(*define, "--no-lookup-keys")
+
+    assert policy.lines[0][:4] == ["price", "manual", "barcode,plu", "7"]
+    assert order.lines[0][:4] == ["price", "manual", "barcode,plu", "0"]
+    assert nothing.lines == order.lines
+    assert cleared.lines[0][:4] == ["price", "manual", "", "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("customer",), "customer is a new collection: give --policy"),
+        (("price", "--lookup-key", "plu", "--no-lookup-keys"), "Give one of --lookup-key and"),
+    ],
+)
+async def test_a_definition_that_says_too_little_or_too_much_changes_nothing(
+    shop, arguments, words
+):
+    """Nobody said who wins, or which keys there are: the operator is asked, and tills notice
+    nothing."""
+    ended = await shop.run("collections", "define", *arguments)
+
+    assert (ended.status, ended.out) == (2, "")
+    assert words in ended.err
+    assert len((await shop.run("collections", "list")).lines) == 1
+
+
 async def test_a_file_of_json_lines_goes_in(shop):
     """The price list of the night goes in with one command; the same again changes nothing."""
     file = shop.file("".join(f'{{"id":{n},"cents":{n * 5}}}\n' for n in range(2_500)))

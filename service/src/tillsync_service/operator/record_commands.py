@@ -55,21 +55,22 @@ def collections() -> None:
 @click.option(
     "--policy",
     type=click.Choice(_POLICIES),
-    required=True,
     help="Who wins when a till changes what was changed meanwhile: the service, whoever comes "
-    "last, or nobody until you decide.",
+    "last, or nobody until you decide. A new collection needs it.",
 )
 @click.option(
     "--lookup-key",
     "lookup_keys",
     multiple=True,
     metavar="FIELD",
-    help="Tills find a record by this field, too. Several times for several.",
+    help="Tills find a record by this field, too. Several times for several: these are all.",
 )
+@click.option("--no-lookup-keys", is_flag=True, help="Tills find a record by its id only.")
 @click.option(
     "--load-order",
     type=int,
-    help="A new till loads the lowest first. By default: prices 10, promotions 20, others 100.",
+    help="A new till loads the lowest first. A new collection: prices 10, promotions 20, others "
+    "100.",
 )
 @as_json_option
 @on_service()
@@ -78,28 +79,43 @@ async def define_collection(
     *,
     name: str,
     tenant: UUID,
-    policy: str,
+    policy: str | None,
     lookup_keys: tuple[str, ...],
+    no_lookup_keys: bool,
     load_order: int | None,
     as_json: bool,
 ) -> None:
-    """Make a collection called NAME, or change its rules. A repeat changes nothing.
+    """Make a collection called NAME, or change its rules. What no option names stays as it is. A
+    repeat changes nothing.
 
     \b
     Example: tillsync-service collections define price --tenant $TENANT \\
                --policy server-wins --lookup-key barcode
     """
-    if load_order is None:
-        load_order = _LOAD_ORDERS.get(name, _DEFAULT_LOAD_ORDER)
-    collection = Collection(
-        name=name,
-        policy=Policy.Value(f"POLICY_{policy.replace('-', '_').upper()}"),
-        lookup_keys=lookup_keys,
-        load_order=load_order,
+    if lookup_keys and no_lookup_keys:
+        raise click.UsageError("Give one of --lookup-key and --no-lookup-keys.")
+    known = {one.name: one for one in await _collections(service, tenant)}
+    if policy is None and name not in known:
+        raise click.UsageError(f"{name} is a new collection: give --policy.")
+    collection = known.get(name) or Collection(
+        name=name, load_order=_LOAD_ORDERS.get(name, _DEFAULT_LOAD_ORDER)
     )
+    if policy is not None:
+        collection.policy = Policy.Value(f"POLICY_{policy.replace('-', '_').upper()}")
+    if lookup_keys or no_lookup_keys:
+        collection.lookup_keys[:] = lookup_keys
+    if load_order is not None:
+        collection.load_order = load_order
     request = pb.DefineCollectionRequest(tenant_id=str(tenant), collection=collection)
     answer = await service.operate(service.records.DefineCollection, request)
     show_row({**_collection_row(answer.collection), "version": answer.version}, as_json=as_json)
+
+
+async def _collections(service: Service, tenant: UUID) -> list[Collection]:
+    """A tenant's collections as they are defined now."""
+    request = pb.ListCollectionsRequest(tenant_id=str(tenant))
+    answer = await service.operate(service.records.ListCollections, request)
+    return [one.collection for one in answer.collections]
 
 
 @collections.command("list")
