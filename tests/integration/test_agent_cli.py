@@ -73,8 +73,9 @@ async def test_a_drain_with_nothing_to_send_forgets_nothing(shell, service):
     assert (await shell("drain"))[:2] == (0, "nothing waits\n")
 
     again = json.loads((await shell("status", "--json"))[1])["link"]
-    assert first["last_contact_at"]
-    assert again == first
+    assert again["last_contact_at"] >= first["last_contact_at"] > ""
+    assert again["last_acknowledged_at"] == first["last_acknowledged_at"] > ""
+    assert again["history_id"] == first["history_id"] > ""
 
 
 async def test_an_outbox_that_went_bad_needs_a_person(shell, service):

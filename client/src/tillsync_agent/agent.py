@@ -5,10 +5,9 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from logging import getLogger
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Self
 
 from tillsync_agent.backoff import Backoff
 from tillsync_agent.config import Settings
+from tillsync_agent.draining import Drained, watch
 from tillsync_agent.errors import NotEnrolled, OutboxInUse, OutboxUnavailable
 from tillsync_agent.gateway import Gateway
 from tillsync_agent.link import Link
@@ -33,18 +33,8 @@ CHECKPOINT_EVERY_SECONDS = 60.0
 PRUNE_EVERY_SECONDS = 3_600.0
 # `status` holds the lock for an instant to see whether an agent runs; that must stop no agent.
 LOCK_PATIENCE_SECONDS = 2.0
-# When only held rows wait, and none of them gets through for so long, a drain has done its part.
-HELD_PATIENCE_SECONDS = 3.0
 # How long a stopping agent waits for the answer to the batch that is under way.
 STOP_PATIENCE_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """What a drain left: nothing, or how much and why."""
-
-    waiting: int
-    why: str
 
 
 class Agent:
@@ -148,10 +138,15 @@ class Agent:
     async def drain(
         self, timeout_seconds: float, progress: Callable[[int], None] = lambda _waiting: None
     ) -> Drained:
-        """Waits until nothing waits any more; `progress` hears what still does, twice a second."""
-        drained = await watch(self._outbox, timeout_seconds, progress, pause=self._until_stopped)
-        why = drained.why or self._uploader.note.last_error or "the time was over"
-        return Drained(drained.waiting, why if drained.waiting else "")
+        """Waits until no sale and no edit waits any more; `progress` hears how many still do."""
+        return await watch(
+            self._outbox,
+            self._settings.replica_path,
+            timeout_seconds,
+            progress,
+            pause=self._until_stopped,
+            note=lambda: self._uploader.note,
+        )
 
     async def reconcile(
         self, timeout_seconds: float, business_day: str | None = None, *, close: bool = False
@@ -187,6 +182,7 @@ class Agent:
 
         self._syncer = Syncer(
             *parts,
+            note=self._uploader.note,
             monotonic=self._clocks.monotonic,
             outbox_worker=self._worker,
             on_step=self._on_step,
@@ -237,32 +233,6 @@ class Agent:
 
     async def _off_loop(self, call: Callable[..., object], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
-
-
-async def watch(
-    outbox: Outbox,
-    timeout_seconds: float,
-    progress: Callable[[int], None],
-    *,
-    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
-) -> Drained:
-    """Looks on until nothing waits, only held rows do and stay, or the time is over, or `pause`
-    says so."""
-    deadline = time.monotonic() + timeout_seconds
-    moved_at = time.monotonic()
-    while True:
-        waiting, held = await asyncio.to_thread(outbox.backlog)
-        progress(waiting)
-        left_seconds = deadline - time.monotonic()
-        if held < waiting:
-            moved_at = time.monotonic()
-        elif waiting and time.monotonic() - moved_at > HELD_PATIENCE_SECONDS:
-            why = (await asyncio.to_thread(outbox.summary)).held_error
-            return Drained(waiting, f"held back by themselves: {why}")
-        if not waiting or left_seconds <= 0:
-            return Drained(waiting, "")
-        if await pause(min(0.2, left_seconds)):
-            return Drained(waiting, "the agent was stopped")
 
 
 @contextmanager

@@ -20,6 +20,17 @@ class AgentNote:
     history_id: str = ""
     suspect: bool = False
     gateway_port: int = 0
+    edits_error: str = ""
+    """Why the last push failed; empty: it did not."""
+    records_error: str = ""
+    """Why the last pull failed; empty: it did not."""
+
+    @property
+    def trouble(self) -> str:
+        """The last error of this agent that is known, with its moment where that is; else empty."""
+        when = f" (at {self.last_error_at})" if self.last_error_at else ""
+        said = f"{self.last_error}{when}" if self.last_error else ""
+        return said or self.edits_error or self.records_error
 
     def dump(self) -> str:
         return json.dumps(asdict(self))

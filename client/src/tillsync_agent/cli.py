@@ -2,7 +2,7 @@
 
 Exit codes, the same for every command:
     0  done
-    1  not done yet, or something needs a person: events wait (drain), a problem (status), a day
+    1  not done yet, or something needs a person: sales or edits wait (drain), a problem (status), a day
        that is not equal (reconcile, close-day), no such record (lookup)
     2  wrong usage: an argument, a setting, an address, an event that can never be recorded
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
@@ -209,7 +209,7 @@ def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> Non
 @click.option("--timeout", "timeout_seconds", default=60.0, show_default=True, help="Seconds.")
 @click.pass_obj
 def drain(state_dir: Path | None, timeout_seconds: float) -> None:
-    """Sends until nothing waits: exit code 0. After the timeout: 1, and why.
+    """Sends until no sale and no edit waits: exit code 0. After the timeout: 1, and why.
 
     If an agent is running already, it does the sending, and this command watches.
 
@@ -217,7 +217,8 @@ def drain(state_dir: Path | None, timeout_seconds: float) -> None:
     Example:
         tillsync-agent drain --timeout 300
     """
-    from tillsync_agent.agent import Agent, Drained, watch  # noqa: PLC0415
+    from tillsync_agent.agent import Agent  # noqa: PLC0415
+    from tillsync_agent.draining import Drained, watch  # noqa: PLC0415
 
     settings = config.load(state_dir, gateway_port=0)
 
@@ -230,9 +231,12 @@ def drain(state_dir: Path | None, timeout_seconds: float) -> None:
             drained = asyncio.run(send())
         except OutboxInUse:
             with Outbox.open(settings.outbox_path) as outbox:
-                drained = asyncio.run(watch(outbox, timeout_seconds, progress))
-    if drained.waiting:
-        click.echo(f"{drained.waiting} events still wait: {drained.why}", err=True)
+                looking = watch(outbox, settings.replica_path, timeout_seconds, progress)
+                drained = asyncio.run(looking)
+    if drained.waiting or drained.edits:
+        parts = ((drained.waiting, "events"), (drained.edits, "edits"))
+        left = " and ".join(f"{count} {noun}" for count, noun in parts if count)
+        click.echo(f"{left} still wait: {drained.why}", err=True)
         sys.exit(ATTENTION)
     click.echo("nothing waits")
 

@@ -44,6 +44,7 @@ class LinkState:
         self._failures = 0
         self._not_before = 0.0
         self._state = Link.CLOSED
+        self._answered_at = float("-inf")
 
     @property
     def state(self) -> Link:
@@ -53,6 +54,11 @@ class LinkState:
     def failures(self) -> int:
         """How many tries failed since the last success."""
         return self._failures
+
+    @property
+    def answered_at(self) -> float:
+        """When the service last answered anything, on the monotonic clock; -inf: never."""
+        return self._answered_at
 
     def admit(self) -> float:
         """0.0: go. Else the seconds after which to ask again; asking commits to nothing.
@@ -68,8 +74,13 @@ class LinkState:
         self._not_before = self._monotonic() + self._probe_seconds
         return 0.0
 
+    def heard(self) -> None:
+        """The service answered, be it with a refusal."""
+        self._answered_at = self._monotonic()
+
     def succeeded(self) -> None:
-        """The service answered: everybody may go on."""
+        """The service answered as one that works: everybody may go on."""
+        self.heard()
         self._failures = 0
         self._state = Link.CLOSED
 

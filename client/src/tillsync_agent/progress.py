@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def shown_progress() -> Iterator[Callable[[int], None]]:
-    """Gives the function that is told how many events still wait."""
+    """Gives the function that is told how many events and edits still wait."""
     try:
         from rich.progress import Progress  # noqa: PLC0415 - an optional extra
     except ImportError:
@@ -34,7 +34,7 @@ def _plain() -> Callable[[int], None]:
     def show(waiting: int) -> None:
         nonlocal last
         if waiting != last:
-            sys.stderr.write(f"{waiting} events wait\n")
+            sys.stderr.write(f"{waiting} wait\n")
             last = waiting
 
     return show

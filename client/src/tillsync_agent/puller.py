@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync_agent import sync_decisions
+from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.answers import CallFailed, Failure
 from tillsync_agent.errors import NotEnrolled, OutboxUnavailable, ReplicaReplaced
 from tillsync_agent.link import Link
@@ -38,9 +39,9 @@ HEAL_EVERY_SECONDS = 60.0
 
 
 class Puller:
-    """Receives into one replica over one link. `last_sale` gives the id of the newest sale, and
-    `uploads_wait` says whether one up to it, or an edit, is to be sent first. `on_step` hears
-    "open", "message" and "applied"."""
+    """Receives into one replica over one link; `note` is told what went wrong. `last_sale` gives
+    the id of the newest sale, and `uploads_wait` says whether one up to it, or an edit, is to be
+    sent first. `on_step` hears "open", "message" and "applied"."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Puller:
         link: Link,
         state: LinkState,
         *,
+        note: AgentNote,
         monotonic: Callable[[], float],
         worker: ThreadPoolExecutor,
         last_sale: Callable[[], Awaitable[int]],
@@ -58,6 +60,7 @@ class Puller:
         self._replica = replica
         self._link = link
         self._state = state
+        self._note = note
         self._monotonic = monotonic
         self._worker = worker
         self._last_sale = last_sale
@@ -68,7 +71,6 @@ class Puller:
         self._distrusted: list[str] = []
         self._healed_at: dict[str, float] = {}
         self._token_proven = False
-        self._last_error = ""
         self._disk_failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -136,7 +138,7 @@ class Puller:
                     return
                 heard = self._token_proven = True
                 self._state.succeeded()
-                self._last_error = ""
+                self._note.records_error = ""
                 if await self._receive(messages):
                     return
                 if messages[-1].blocks and not messages[-1].HasField("checkpoint"):
@@ -175,6 +177,8 @@ class Puller:
     async def _failed(self, failure: Failure) -> float:
         decision: Decision = sync_decisions.of_failure(failure, token_is_new=not self._token_proven)
         self._say(str(failure))
+        if failure.reason:
+            self._state.heard()
         if decision.next is Next.NEW_TOKEN:
             self._link.forget_token()
             self._token_proven = False
@@ -188,9 +192,9 @@ class Puller:
         return decision.wait_seconds
 
     def _say(self, error: str) -> None:
-        if error != self._last_error:
+        if error != self._note.records_error:
             _log.warning("not pulled: %s", error)
-        self._last_error = error
+        self._note.records_error = error
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

@@ -13,6 +13,7 @@ from logging import getLogger
 from typing import TypeVar
 
 from tillsync_agent import sync_decisions
+from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.answers import CallFailed, Failure
 from tillsync_agent.errors import NotEnrolled, OutboxUnavailable
 from tillsync_agent.link import Link
@@ -31,7 +32,8 @@ PUSH_EDITS = 200
 
 
 class Pusher:
-    """Sends the edits of one replica over one link. `on_step` hears "take", "push" and "note"."""
+    """Sends the edits of one replica over one link; `note` is told what went wrong. `on_step` hears
+    "take", "push" and "note"."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Pusher:
         link: Link,
         state: LinkState,
         *,
+        note: AgentNote,
         idle_poll_seconds: float,
         worker: ThreadPoolExecutor,
         on_step: Callable[[str], None] = lambda _step: None,
@@ -46,11 +49,11 @@ class Pusher:
         self._replica = replica
         self._link = link
         self._state = state
+        self._note = note
         self._idle_poll_seconds = idle_poll_seconds
         self._worker = worker
         self._on_step = on_step
         self._token_proven = False
-        self._last_error = ""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Pushes until `stop` is set; a push that is under way is finished first."""
@@ -66,7 +69,8 @@ class Pusher:
 
     async def step(self) -> float:
         """One round. Returns the seconds to wait before the next one. Raises OutboxUnavailable."""
-        if not await self._off_loop(self._replica.edits_wait):
+        if not await self._off_loop(self._replica.edits_waiting):
+            self._note.edits_error = ""
             return self._idle_poll_seconds
         if (wait_seconds := self._state.admit()) > 0:
             return wait_seconds
@@ -81,7 +85,7 @@ class Pusher:
         self._on_step("push")
         self._token_proven = True
         self._state.succeeded()
-        self._last_error = ""
+        self._note.edits_error = ""
         await self._off_loop(self._replica.answered, list(answer.results), answer.next_sequence)
         self._on_step("note")
         return 0.0
@@ -89,6 +93,8 @@ class Pusher:
     async def _failed(self, failure: Failure) -> float:
         decision = sync_decisions.of_failure(failure, token_is_new=not self._token_proven)
         self._say(str(failure))
+        if failure.reason:
+            self._state.heard()
         if decision.next is Next.NEW_TOKEN:
             self._link.forget_token()
             self._token_proven = False
@@ -100,9 +106,9 @@ class Pusher:
         return decision.wait_seconds
 
     def _say(self, error: str) -> None:
-        if error != self._last_error:
+        if error != self._note.edits_error:
             _log.warning("not pushed: %s", error)
-        self._last_error = error
+        self._note.edits_error = error
 
     async def _off_loop(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)

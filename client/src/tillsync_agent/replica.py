@@ -271,9 +271,9 @@ class Replica:
         their way from now on."""
         return self._file.run(partial(replica_edits.to_push, limit))
 
-    def edits_wait(self) -> bool:
-        """Whether the service has not answered all edits."""
-        return bool(self._read("SELECT last_sequence > answered FROM place")[0][0])
+    def edits_waiting(self) -> int:
+        """How many edits the service has not answered."""
+        return int(self._read("SELECT last_sequence - answered FROM place")[0][0])
 
     def answered(self, results: Sequence[pb.MutationResult], next_sequence: int) -> None:
         """The service's answer to a push. Takes no edit off the display: a checkpoint does."""

@@ -122,7 +122,7 @@ def stalled(
         return ""
     quiet = f"for {_span(now - since)}" if since else "since this device's clock was set back"
     up = "the link is up, but" if note.link == "closed" else "the service is not answering:"
-    why = note.last_error or summary.held_error or "no error was seen"
+    why = note.trouble or summary.held_error or "no error was seen"
     return f"{summary.waiting} events wait and {up} nothing was acknowledged {quiet}: {why}"
 
 
@@ -167,7 +167,6 @@ def lines(status: Status) -> list[tuple[str, str]]:
     """The status as rows of a table: what, and how it stands."""
     money = ", ".join(f"{minor} {unit}" for unit, minor in sorted(status.money_waiting.items()))
     link = status.link
-    link_word = _LINK_WORDS.get(link.link, link.link)
     rows = [
         ("device", f"{status.device_name} {status.device_id}".strip() or "not enrolled"),
         ("store", f"{status.store_name} {status.store_id}".strip() or "-"),
@@ -179,13 +178,13 @@ def lines(status: Status) -> list[tuple[str, str]]:
         ("held back", f"{status.held}: {status.held_error}" if status.held else "0"),
         ("dead letters", str(status.dead_letters)),
         ("last acknowledged", link.last_acknowledged_at or "never"),
-        ("link", f"{link_word}, last contact {link.last_contact_at or 'never'}"),
+        ("link", _link(status)),
         ("last error", f"{link.last_error_at} {link.last_error}".strip() or "-"),
         ("next try", link.next_try_at or "-"),
         ("compared", _compared(status.reconciliation)),
     ]
     if status.replica:
-        rows += _replica_lines(status.replica)
+        rows += _replica_lines(status.replica, link)
     return rows + [("ATTENTION", problem) for problem in status.problems]
 
 
@@ -197,6 +196,16 @@ def _compared(compared: Reconciliation) -> str:
             f"{compared.offered_again} events given back"
         )
     return f"{words}; not since then: {compared.error}" if compared.error else words
+
+
+def _link(status: Status) -> str:
+    link = status.link
+    if not status.service:
+        return "none, this device is not enrolled"
+    if not link.last_contact_at and not link.failures_in_a_row:
+        return "not tried yet"
+    word = _LINK_WORDS.get(link.link, link.link)
+    return f"{word}, last contact {link.last_contact_at or 'never'}"
 
 
 # A circuit's words say the opposite to most people.
@@ -221,15 +230,19 @@ def _dead(summary: Summary) -> str:
     )
 
 
-def _replica_lines(replica: ReplicaSummary) -> list[tuple[str, str]]:
+def _replica_lines(replica: ReplicaSummary, note: AgentNote) -> list[tuple[str, str]]:
     records = ", ".join(f"{count} {name}" for name, count in replica.records.items())
     at_ms = replica.checkpoint_at_ms
     at = _text(datetime.fromtimestamp(at_ms / 1000, UTC)) if at_ms is not None else ""
     copy = f"version {replica.version}, {at}" if at else "never loaded"
+    loading = "; more is being received" if replica.loading else ""
+    not_pulled = f"; not pulled: {note.records_error}" if note.records_error else ""
+    not_pushed = f"; not pushed: {note.edits_error}" if note.edits_error else ""
+    edits = f"{replica.edits_waiting} wait, {replica.edits_shown} over the copy"
     return [
         ("records", records or "none"),
-        ("copy", copy + ("; more is being received" if replica.loading else "")),
-        ("edits", f"{replica.edits_waiting} wait, {replica.edits_shown} over the copy"),
+        ("copy", f"{copy}{loading}{not_pulled}"),
+        ("edits", f"{edits}{not_pushed}"),
         ("edits that lost", f"{replica.edits_lost}, parked ones included"),
         ("copy loaded", f"{replica.loads} times, healed {replica.heals} times"),
     ]

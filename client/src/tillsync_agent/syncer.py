@@ -10,6 +10,7 @@ from contextlib import suppress
 from logging import getLogger
 from typing import TypeVar
 
+from tillsync_agent.agentnote import AgentNote
 from tillsync_agent.config import Settings
 from tillsync_agent.errors import OutboxUnavailable
 from tillsync_agent.link import Link
@@ -37,6 +38,7 @@ class Syncer:
         state: LinkState,
         settings: Settings,
         *,
+        note: AgentNote,
         monotonic: Callable[[], float],
         outbox_worker: ThreadPoolExecutor,
         on_step: Callable[[str], None] = lambda _step: None,
@@ -45,6 +47,7 @@ class Syncer:
         self._link = link
         self._state = state
         self._settings = settings
+        self._note = note
         self._monotonic = monotonic
         self._outbox_worker = outbox_worker
         self._on_step = on_step
@@ -81,6 +84,7 @@ class Syncer:
             replica,
             self._link,
             self._state,
+            note=self._note,
             idle_poll_seconds=self._settings.idle_poll_seconds,
             worker=worker,
             on_step=self._on_step,
@@ -94,12 +98,13 @@ class Syncer:
             waiting = await _on(self._outbox_worker, lambda: self._outbox.take(1))
             if waiting and waiting[0].id <= until_sale:
                 return True
-            return await _on(worker, replica.edits_wait)
+            return await _on(worker, replica.edits_waiting) > 0
 
         return Puller(
             replica,
             self._link,
             self._state,
+            note=self._note,
             monotonic=self._monotonic,
             worker=worker,
             last_sale=last_sale,

@@ -42,6 +42,8 @@ HOLD_CAP_SECONDS = 3_600.0
 # So many culprits without one success between them, and it is not the rows: slow down.
 CULPRITS_IN_A_ROW = 3
 NOTE_EVERY_SECONDS = 1.0
+# A pull hears something every few seconds: that alone is not worth a write on the disk each time.
+CONTACT_EVERY_SECONDS = 60.0
 OFFSET_CHANGE_MS = 500
 
 
@@ -88,6 +90,7 @@ class Uploader:
         self._held_times: dict[int, int] = {}
         self._offset_ms: int | None = None
         self._noted, self._noted_at = "", 0.0
+        self._contact_at = float("-inf")
         self.note = AgentNote()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -144,6 +147,7 @@ class Uploader:
         try:
             stream = await self._open_stream()
         except CallFailed as failed:
+            self._note_answer(failed.failure)
             return settle.of_no_stream(failed.failure)
         except (NotEnrolled, OSError) as error:
             return settle.of_no_stream(Failure("NOT_ENROLLED", str(error)))
@@ -183,15 +187,21 @@ class Uploader:
         self._stream = None
 
     def _of_failure(self, ids: Sequence[int], failure: Failure) -> Decision:
+        self._note_answer(failure)
         decision = settle.of_failure(ids, failure, token_is_new=not self._token_proven)
         if failure.code == "UNAUTHENTICATED":
             self._link.forget_token()
             self._token_proven = False
         return decision
 
+    def _note_answer(self, failure: Failure) -> None:
+        """A refusal in the service's own words is contact, too."""
+        if failure.reason:
+            self._state.heard()
+
     async def _heard(self, answer: Answer, sent_at: datetime, received_at: datetime) -> None:
+        self._state.heard()
         self._token_proven = True
-        self.note.last_contact_at = received_at.isoformat(timespec="seconds")
         if self._is_doubtful(answer):
             self._on_doubt()
         self.note.history_id = answer.history_id
@@ -264,8 +274,6 @@ class Uploader:
         if decision.then is Then.WAIT or self._culprits > CULPRITS_IN_A_ROW:
             return self._failed(decision.error, decision.floor_seconds)
         self._state.succeeded()
-        self.note.link, self.note.failures_in_a_row = self._state.state, 0
-        self.note.next_try_at = ""
         if decision.error and decision.then is not Then.NEW_TOKEN:
             self._write_error(decision.error)
         return 0.0
@@ -274,7 +282,6 @@ class Uploader:
         wait_seconds = self._state.failed(floor_seconds=floor_seconds)
         next_try = self._clocks.wall() + timedelta(seconds=wait_seconds)
         self.note.next_try_at = next_try.isoformat(timespec="seconds")
-        self.note.link, self.note.failures_in_a_row = self._state.state, self._state.failures
         self._write_error(error)
         return wait_seconds
 
@@ -292,12 +299,25 @@ class Uploader:
 
     async def _write_note(self, *, urgent: bool = False) -> None:
         """At most once a second, and only if changed: each is a durable write on the disk."""
-        self.note.suspect = self._link.suspect
+        self._note_link(exactly=urgent)
         text, now = self.note.dump(), self._clocks.monotonic()
         due = urgent or now - self._noted_at >= NOTE_EVERY_SECONDS
         if due and text != self._noted:
             await self._off_loop(self._outbox.note, NOTE_NAME, text)
             self._noted, self._noted_at = text, now
+
+    def _note_link(self, *, exactly: bool) -> None:
+        """What is known of the link, whoever learnt it."""
+        self.note.suspect = self._link.suspect
+        self.note.link, self.note.failures_in_a_row = self._state.state, self._state.failures
+        if not self._state.failures:
+            self.note.next_try_at = ""
+        answered_at = self._state.answered_at
+        worth_seconds = 0.0 if exactly or self._state.failures else CONTACT_EVERY_SECONDS
+        if answered_at - self._contact_at > worth_seconds:
+            ago = timedelta(seconds=self._clocks.monotonic() - answered_at)
+            self.note.last_contact_at = (self._clocks.wall() - ago).isoformat(timespec="seconds")
+            self._contact_at = answered_at
 
     def _now_text(self) -> str:
         return self._clocks.wall().isoformat(timespec="seconds")
