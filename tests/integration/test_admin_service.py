@@ -143,6 +143,8 @@ REQUESTS = {
     "RevokeDevice": {"tenant_id": A_UUID, "device_id": A_UUID},
     "ClearSuspicion": {"tenant_id": A_UUID, "device_id": A_UUID},
     "MoveDevice": {"tenant_id": A_UUID, "device_id": A_UUID, "store_id": A_UUID},
+    "ListQuarantine": {"tenant_id": A_UUID},
+    "GetQuarantined": {"tenant_id": A_UUID, "key": "x"},
 }
 
 
@@ -201,7 +203,9 @@ BAD_VALUES = {
     "name": ("", " ", "x" * 201, "a\0b"),
     "code": ("", "x" * 51, "a\0b"),
     "page_size": (-1, 1_001),
-    "page_token": ("garbage!",),
+    "page_token": ("garbage!", "AAAA"),
+    "key": ("", " ", "x" * 201, "a\0b"),
+    "digest": (b"x",),
     "valid_for": ({"seconds": 0}, {"seconds": -5}, {"seconds": 30 * 86_400 + 1}),
 }
 BAD_IDS = ("x", str(UUID(int=0)))

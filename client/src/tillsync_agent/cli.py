@@ -2,8 +2,8 @@
 
 Exit codes, the same for every command:
     0  done
-    1  not done yet, or something needs a person: sales or edits wait (drain), a problem (status), a day
-       that is not equal (reconcile, close-day), no such record (lookup)
+    1  not done yet, or something needs a person: sales or edits wait (drain), a problem (status), a
+       day that is not equal (reconcile, close-day), no such record (lookup)
     2  wrong usage: an argument, a setting, an address, an event that can never be recorded
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
     4  this device is not enrolled, or the service refused to enrol it

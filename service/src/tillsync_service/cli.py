@@ -24,6 +24,7 @@ _HEALTH = "tillsync_service.health_command"
 _OPERATOR = "tillsync_service.operator.commands"
 _RECORDS = "tillsync_service.operator.record_commands"
 _CONFLICTS = "tillsync_service.operator.conflict_commands"
+_QUARANTINE = "tillsync_service.operator.quarantine_commands"
 _BOOKS = "tillsync_service.operator.books_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
@@ -40,6 +41,7 @@ _COMMANDS = {
     "collections": _Place(_RECORDS, "collections", "What tills hold copies of: define, list."),
     "records": _Place(_RECORDS, "records", "Prices, customers, stock: import, show, delete."),
     "conflicts": _Place(_CONFLICTS, "conflicts", "Edits that collided: list, show, resolve."),
+    "quarantine": _Place(_QUARANTINE, "quarantine", "Sales whose key another one has: list, show."),
     "missing": _Place(_BOOKS, "missing", "Is anything missing, from whom, since when?"),
     "day": _Place(_BOOKS, "day", "How a store's tills stand on a business day."),
     "waive": _Place(_BOOKS, "waive", "Say that something missing will not come, and why."),

@@ -24,61 +24,74 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tillsync.v1 import event_pb2 as tillsync_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftillsync/v1/admin_service.proto\x12\x0btillsync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"m\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndisposable\x18\x03 \x01(\x08\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x05Store\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x0b\x65nrolled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rsuspect_since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\ndisposable\x18\x03 \x01(\x08\";\n\x14\x43reateTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.tillsync.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x13\x44\x65leteTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\".\n\x14\x44\x65leteTenantResponse\x12\x16\n\x0e\x65vents_removed\x18\x01 \x01(\x03\"C\n\x12\x43reateStoreRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"8\n\x13\x43reateStoreResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.tillsync.v1.Store\"M\n\x11ListStoresRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListStoresResponse\x12\"\n\x06stores\x18\x01 \x03(\x0b\x32\x12.tillsync.v1.Store\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x1a\x43reateEnrolmentCodeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12,\n\tvalid_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\x1b\x43reateEnrolmentCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x12ListDevicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.tillsync.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x13RevokeDeviceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\";\n\x14RevokeDeviceResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device\"=\n\x15\x43learSuspicionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"=\n\x16\x43learSuspicionResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device\"K\n\x11MoveDeviceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\"9\n\x12MoveDeviceResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device2\xe6\x06\n\x0c\x41\x64minService\x12S\n\x0c\x43reateTenant\x12 .tillsync.v1.CreateTenantRequest\x1a!.tillsync.v1.CreateTenantResponse\x12P\n\x0bListTenants\x12\x1f.tillsync.v1.ListTenantsRequest\x1a .tillsync.v1.ListTenantsResponse\x12S\n\x0c\x44\x65leteTenant\x12 .tillsync.v1.DeleteTenantRequest\x1a!.tillsync.v1.DeleteTenantResponse\x12P\n\x0b\x43reateStore\x12\x1f.tillsync.v1.CreateStoreRequest\x1a .tillsync.v1.CreateStoreResponse\x12M\n\nListStores\x12\x1e.tillsync.v1.ListStoresRequest\x1a\x1f.tillsync.v1.ListStoresResponse\x12h\n\x13\x43reateEnrolmentCode\x12\'.tillsync.v1.CreateEnrolmentCodeRequest\x1a(.tillsync.v1.CreateEnrolmentCodeResponse\x12P\n\x0bListDevices\x12\x1f.tillsync.v1.ListDevicesRequest\x1a .tillsync.v1.ListDevicesResponse\x12S\n\x0cRevokeDevice\x12 .tillsync.v1.RevokeDeviceRequest\x1a!.tillsync.v1.RevokeDeviceResponse\x12Y\n\x0e\x43learSuspicion\x12\".tillsync.v1.ClearSuspicionRequest\x1a#.tillsync.v1.ClearSuspicionResponse\x12M\n\nMoveDevice\x12\x1e.tillsync.v1.MoveDeviceRequest\x1a\x1f.tillsync.v1.MoveDeviceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftillsync/v1/admin_service.proto\x12\x0btillsync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tillsync/v1/event.proto\"m\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ndisposable\x18\x03 \x01(\x08\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x05Store\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x0b\x65nrolled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rsuspect_since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\ndisposable\x18\x03 \x01(\x08\";\n\x14\x43reateTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.tillsync.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x13\x44\x65leteTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\".\n\x14\x44\x65leteTenantResponse\x12\x16\n\x0e\x65vents_removed\x18\x01 \x01(\x03\"C\n\x12\x43reateStoreRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"8\n\x13\x43reateStoreResponse\x12!\n\x05store\x18\x01 \x01(\x0b\x32\x12.tillsync.v1.Store\"M\n\x11ListStoresRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListStoresResponse\x12\"\n\x06stores\x18\x01 \x03(\x0b\x32\x12.tillsync.v1.Store\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x1a\x43reateEnrolmentCodeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12,\n\tvalid_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\x1b\x43reateEnrolmentCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x12ListDevicesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.tillsync.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x13RevokeDeviceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\";\n\x14RevokeDeviceResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device\"=\n\x15\x43learSuspicionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"=\n\x16\x43learSuspicionResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device\"K\n\x11MoveDeviceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x10\n\x08store_id\x18\x03 \x01(\t\"9\n\x12MoveDeviceResponse\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.tillsync.v1.Device\"\x97\x01\n\x0bQuarantined\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x11\n\tdevice_id\x18\x04 \x01(\t\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rheld_position\x18\x06 \x01(\x03\"c\n\x15ListQuarantineRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"`\n\x16ListQuarantineResponse\x12-\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x18.tillsync.v1.Quarantined\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x15GetQuarantinedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"\x90\x01\n\x16GetQuarantinedResponse\x12-\n\x0bquarantined\x18\x01 \x01(\x0b\x32\x18.tillsync.v1.Quarantined\x12!\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x12.tillsync.v1.Event\x12$\n\x04held\x18\x03 \x01(\x0b\x32\x16.tillsync.v1.HeldEvent\"\x84\x01\n\tHeldEvent\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12/\n\x0breceived_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x12.tillsync.v1.Event2\x9c\x08\n\x0c\x41\x64minService\x12S\n\x0c\x43reateTenant\x12 .tillsync.v1.CreateTenantRequest\x1a!.tillsync.v1.CreateTenantResponse\x12P\n\x0bListTenants\x12\x1f.tillsync.v1.ListTenantsRequest\x1a .tillsync.v1.ListTenantsResponse\x12S\n\x0c\x44\x65leteTenant\x12 .tillsync.v1.DeleteTenantRequest\x1a!.tillsync.v1.DeleteTenantResponse\x12P\n\x0b\x43reateStore\x12\x1f.tillsync.v1.CreateStoreRequest\x1a .tillsync.v1.CreateStoreResponse\x12M\n\nListStores\x12\x1e.tillsync.v1.ListStoresRequest\x1a\x1f.tillsync.v1.ListStoresResponse\x12h\n\x13\x43reateEnrolmentCode\x12\'.tillsync.v1.CreateEnrolmentCodeRequest\x1a(.tillsync.v1.CreateEnrolmentCodeResponse\x12P\n\x0bListDevices\x12\x1f.tillsync.v1.ListDevicesRequest\x1a .tillsync.v1.ListDevicesResponse\x12S\n\x0cRevokeDevice\x12 .tillsync.v1.RevokeDeviceRequest\x1a!.tillsync.v1.RevokeDeviceResponse\x12Y\n\x0e\x43learSuspicion\x12\".tillsync.v1.ClearSuspicionRequest\x1a#.tillsync.v1.ClearSuspicionResponse\x12M\n\nMoveDevice\x12\x1e.tillsync.v1.MoveDeviceRequest\x1a\x1f.tillsync.v1.MoveDeviceResponse\x12Y\n\x0eListQuarantine\x12\".tillsync.v1.ListQuarantineRequest\x1a#.tillsync.v1.ListQuarantineResponse\x12Y\n\x0eGetQuarantined\x12\".tillsync.v1.GetQuarantinedRequest\x1a#.tillsync.v1.GetQuarantinedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tillsync.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANT']._serialized_start=113
-  _globals['_TENANT']._serialized_end=222
-  _globals['_STORE']._serialized_start=224
-  _globals['_STORE']._serialized_end=325
-  _globals['_DEVICE']._serialized_start=328
-  _globals['_DEVICE']._serialized_end=535
-  _globals['_CREATETENANTREQUEST']._serialized_start=537
-  _globals['_CREATETENANTREQUEST']._serialized_end=611
-  _globals['_CREATETENANTRESPONSE']._serialized_start=613
-  _globals['_CREATETENANTRESPONSE']._serialized_end=672
-  _globals['_LISTTENANTSREQUEST']._serialized_start=674
-  _globals['_LISTTENANTSREQUEST']._serialized_end=733
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=735
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=819
-  _globals['_DELETETENANTREQUEST']._serialized_start=821
-  _globals['_DELETETENANTREQUEST']._serialized_end=861
-  _globals['_DELETETENANTRESPONSE']._serialized_start=863
-  _globals['_DELETETENANTRESPONSE']._serialized_end=909
-  _globals['_CREATESTOREREQUEST']._serialized_start=911
-  _globals['_CREATESTOREREQUEST']._serialized_end=978
-  _globals['_CREATESTORERESPONSE']._serialized_start=980
-  _globals['_CREATESTORERESPONSE']._serialized_end=1036
-  _globals['_LISTSTORESREQUEST']._serialized_start=1038
-  _globals['_LISTSTORESREQUEST']._serialized_end=1115
-  _globals['_LISTSTORESRESPONSE']._serialized_start=1117
-  _globals['_LISTSTORESRESPONSE']._serialized_end=1198
-  _globals['_CREATEENROLMENTCODEREQUEST']._serialized_start=1200
-  _globals['_CREATEENROLMENTCODEREQUEST']._serialized_end=1311
-  _globals['_CREATEENROLMENTCODERESPONSE']._serialized_start=1313
-  _globals['_CREATEENROLMENTCODERESPONSE']._serialized_end=1404
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1406
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1502
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1504
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1588
-  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1590
-  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1649
-  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1651
-  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1710
-  _globals['_CLEARSUSPICIONREQUEST']._serialized_start=1712
-  _globals['_CLEARSUSPICIONREQUEST']._serialized_end=1773
-  _globals['_CLEARSUSPICIONRESPONSE']._serialized_start=1775
-  _globals['_CLEARSUSPICIONRESPONSE']._serialized_end=1836
-  _globals['_MOVEDEVICEREQUEST']._serialized_start=1838
-  _globals['_MOVEDEVICEREQUEST']._serialized_end=1913
-  _globals['_MOVEDEVICERESPONSE']._serialized_start=1915
-  _globals['_MOVEDEVICERESPONSE']._serialized_end=1972
-  _globals['_ADMINSERVICE']._serialized_start=1975
-  _globals['_ADMINSERVICE']._serialized_end=2845
+  _globals['_TENANT']._serialized_start=138
+  _globals['_TENANT']._serialized_end=247
+  _globals['_STORE']._serialized_start=249
+  _globals['_STORE']._serialized_end=350
+  _globals['_DEVICE']._serialized_start=353
+  _globals['_DEVICE']._serialized_end=560
+  _globals['_CREATETENANTREQUEST']._serialized_start=562
+  _globals['_CREATETENANTREQUEST']._serialized_end=636
+  _globals['_CREATETENANTRESPONSE']._serialized_start=638
+  _globals['_CREATETENANTRESPONSE']._serialized_end=697
+  _globals['_LISTTENANTSREQUEST']._serialized_start=699
+  _globals['_LISTTENANTSREQUEST']._serialized_end=758
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=760
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=844
+  _globals['_DELETETENANTREQUEST']._serialized_start=846
+  _globals['_DELETETENANTREQUEST']._serialized_end=886
+  _globals['_DELETETENANTRESPONSE']._serialized_start=888
+  _globals['_DELETETENANTRESPONSE']._serialized_end=934
+  _globals['_CREATESTOREREQUEST']._serialized_start=936
+  _globals['_CREATESTOREREQUEST']._serialized_end=1003
+  _globals['_CREATESTORERESPONSE']._serialized_start=1005
+  _globals['_CREATESTORERESPONSE']._serialized_end=1061
+  _globals['_LISTSTORESREQUEST']._serialized_start=1063
+  _globals['_LISTSTORESREQUEST']._serialized_end=1140
+  _globals['_LISTSTORESRESPONSE']._serialized_start=1142
+  _globals['_LISTSTORESRESPONSE']._serialized_end=1223
+  _globals['_CREATEENROLMENTCODEREQUEST']._serialized_start=1225
+  _globals['_CREATEENROLMENTCODEREQUEST']._serialized_end=1336
+  _globals['_CREATEENROLMENTCODERESPONSE']._serialized_start=1338
+  _globals['_CREATEENROLMENTCODERESPONSE']._serialized_end=1429
+  _globals['_LISTDEVICESREQUEST']._serialized_start=1431
+  _globals['_LISTDEVICESREQUEST']._serialized_end=1527
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=1529
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=1613
+  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1615
+  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1674
+  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1676
+  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1735
+  _globals['_CLEARSUSPICIONREQUEST']._serialized_start=1737
+  _globals['_CLEARSUSPICIONREQUEST']._serialized_end=1798
+  _globals['_CLEARSUSPICIONRESPONSE']._serialized_start=1800
+  _globals['_CLEARSUSPICIONRESPONSE']._serialized_end=1861
+  _globals['_MOVEDEVICEREQUEST']._serialized_start=1863
+  _globals['_MOVEDEVICEREQUEST']._serialized_end=1938
+  _globals['_MOVEDEVICERESPONSE']._serialized_start=1940
+  _globals['_MOVEDEVICERESPONSE']._serialized_end=1997
+  _globals['_QUARANTINED']._serialized_start=2000
+  _globals['_QUARANTINED']._serialized_end=2151
+  _globals['_LISTQUARANTINEREQUEST']._serialized_start=2153
+  _globals['_LISTQUARANTINEREQUEST']._serialized_end=2252
+  _globals['_LISTQUARANTINERESPONSE']._serialized_start=2254
+  _globals['_LISTQUARANTINERESPONSE']._serialized_end=2350
+  _globals['_GETQUARANTINEDREQUEST']._serialized_start=2352
+  _globals['_GETQUARANTINEDREQUEST']._serialized_end=2423
+  _globals['_GETQUARANTINEDRESPONSE']._serialized_start=2426
+  _globals['_GETQUARANTINEDRESPONSE']._serialized_end=2570
+  _globals['_HELDEVENT']._serialized_start=2573
+  _globals['_HELDEVENT']._serialized_end=2705
+  _globals['_ADMINSERVICE']._serialized_start=2708
+  _globals['_ADMINSERVICE']._serialized_end=3760
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tillsync.v1 import event_pb2 as _event_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -679,3 +680,215 @@ class MoveDeviceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MoveDeviceResponse: _TypeAlias = MoveDeviceResponse  # noqa: Y015
+
+@_typing.final
+class Quarantined(_message.Message):
+    """Quarantined is an event whose key was taken by an event with another body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    HELD_POSITION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key."""
+    digest: _builtins.bytes
+    """Which of those with this key: the first 16 bytes of SHA-256 over the body's type_url, a zero
+    byte and the body.
+    """
+    store_id: _builtins.str
+    """The store that the device belonged to."""
+    device_id: _builtins.str
+    """Who offered it first."""
+    held_position: _builtins.int
+    """The position of the event that holds the key."""
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+        store_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        held_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "digest", b"digest", "held_position", b"held_position", "key", b"key", "received_at", b"received_at", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quarantined: _TypeAlias = Quarantined  # noqa: Y015
+
+@_typing.final
+class ListQuarantineRequest(_message.Message):
+    """ListQuarantineRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whose."""
+    store_id: _builtins.str
+    """Only what this store's devices offered. Empty: every store's."""
+    page_size: _builtins.int
+    """1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """From the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        store_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "store_id", b"store_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineRequest: _TypeAlias = ListQuarantineRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantineResponse(_message.Message):
+    """ListQuarantineResponse is a page of what is in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page. Empty: this was the last."""
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
+        """By key."""
+
+    def __init__(
+        self,
+        *,
+        quarantined: _abc.Iterable[Global___Quarantined] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineResponse: _TypeAlias = ListQuarantineResponse  # noqa: Y015
+
+@_typing.final
+class GetQuarantinedRequest(_message.Message):
+    """GetQuarantinedRequest names an event in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whose."""
+    key: _builtins.str
+    """Its key."""
+    digest: _builtins.bytes
+    """Its digest. Empty: the first of those with this key."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key", b"key", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedRequest: _TypeAlias = GetQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class GetQuarantinedResponse(_message.Message):
+    """GetQuarantinedResponse is the event, and the one that holds its key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quarantined(self) -> Global___Quarantined:
+        """Where it came from."""
+
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The event as it came."""
+
+    @_builtins.property
+    def held(self) -> Global___HeldEvent:
+        """The event that holds the key; absent: a restore took it away."""
+
+    def __init__(
+        self,
+        *,
+        quarantined: Global___Quarantined | None = ...,
+        event: _event_pb2.Event | None = ...,
+        held: Global___HeldEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "held", b"held", "quarantined", b"quarantined"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "held", b"held", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuarantinedResponse: _TypeAlias = GetQuarantinedResponse  # noqa: Y015
+
+@_typing.final
+class HeldEvent(_message.Message):
+    """HeldEvent is an event of the history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    """The store that it counts for."""
+    device_id: _builtins.str
+    """Who recorded it."""
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When it came."""
+
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The event, its amounts added up per currency."""
+
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        event: _event_pb2.Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "event", b"event", "received_at", b"received_at", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldEvent: _TypeAlias = HeldEvent  # noqa: Y015

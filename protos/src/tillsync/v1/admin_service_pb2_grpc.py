@@ -88,6 +88,16 @@ class AdminServiceStub:
                 request_serializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.SerializeToString,
                 response_deserializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.FromString,
                 _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/tillsync.v1.AdminService/ListQuarantine',
+                request_serializer=tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
+        self.GetQuarantined = channel.unary_unary(
+                '/tillsync.v1.AdminService/GetQuarantined',
+                request_serializer=tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedRequest.SerializeToString,
+                response_deserializer=tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -173,6 +183,22 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuarantine(self, request, context):
+        """ListQuarantine lists the events whose key was taken by an event with another body, by key;
+        reads only. They count in no book, and nothing takes one out: what is a sale of its own has to
+        be recorded again under a key of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuarantined(self, request, context):
+        """GetQuarantined reads one of them, and beside it the event that holds its key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +251,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.MoveDevice,
                     request_deserializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.FromString,
                     response_serializer=tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineResponse.SerializeToString,
+            ),
+            'GetQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuarantined,
+                    request_deserializer=tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedRequest.FromString,
+                    response_serializer=tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -501,6 +537,60 @@ class AdminService:
             '/tillsync.v1.AdminService/MoveDevice',
             tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceRequest.SerializeToString,
             tillsync_dot_v1_dot_admin__service__pb2.MoveDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tillsync.v1.AdminService/ListQuarantine',
+            tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineRequest.SerializeToString,
+            tillsync_dot_v1_dot_admin__service__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tillsync.v1.AdminService/GetQuarantined',
+            tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedRequest.SerializeToString,
+            tillsync_dot_v1_dot_admin__service__pb2.GetQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,13 @@ class AdminServiceStub:
     """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
     once, its sales with its next token. A repeat changes nothing.
     """
+    ListQuarantine: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListQuarantineRequest, _admin_service_pb2.ListQuarantineResponse]
+    """ListQuarantine lists the events whose key was taken by an event with another body, by key;
+    reads only. They count in no book, and nothing takes one out: what is a sale of its own has to
+    be recorded again under a key of its own.
+    """
+    GetQuarantined: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuarantinedRequest, _admin_service_pb2.GetQuarantinedResponse]
+    """GetQuarantined reads one of them, and beside it the event that holds its key."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -111,6 +118,13 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
     once, its sales with its next token. A repeat changes nothing.
     """
+    ListQuarantine: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListQuarantineRequest, _admin_service_pb2.ListQuarantineResponse]  # type: ignore[assignment]
+    """ListQuarantine lists the events whose key was taken by an event with another body, by key;
+    reads only. They count in no book, and nothing takes one out: what is a sale of its own has to
+    be recorded again under a key of its own.
+    """
+    GetQuarantined: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetQuarantinedRequest, _admin_service_pb2.GetQuarantinedResponse]  # type: ignore[assignment]
+    """GetQuarantined reads one of them, and beside it the event that holds its key."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdminService is for operators and their tools. Every call needs an operator token
@@ -210,5 +224,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """MoveDevice puts a device into another store of the tenant: its copy of the records follows at
         once, its sales with its next token. A repeat changes nothing.
         """
+
+    @_abc_1.abstractmethod
+    def ListQuarantine(
+        self,
+        request: _admin_service_pb2.ListQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListQuarantineResponse, _abc.Awaitable[_admin_service_pb2.ListQuarantineResponse]]:
+        """ListQuarantine lists the events whose key was taken by an event with another body, by key;
+        reads only. They count in no book, and nothing takes one out: what is a sale of its own has to
+        be recorded again under a key of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuarantined(
+        self,
+        request: _admin_service_pb2.GetQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetQuarantinedResponse, _abc.Awaitable[_admin_service_pb2.GetQuarantinedResponse]]:
+        """GetQuarantined reads one of them, and beside it the event that holds its key."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -34,8 +34,9 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_DUPLICATE: _Outcome.ValueType  # 2
     """The same key with the same body was stored before; Verdict.position is the first one's."""
     OUTCOME_CONFLICT: _Outcome.ValueType  # 3
-    """The key belongs to an event with another body. This one was put in quarantine; both are
-    kept, and an operator decides.
+    """The key belongs to an event with another body. This one was put in quarantine: both are kept,
+    an operator can look at both (AdminService.GetQuarantined), and only the first counts. One that
+    is a sale of its own has to be recorded again under a key of its own.
     """
     OUTCOME_REJECTED: _Outcome.ValueType  # 4
     """Can never be stored; Verdict.refusal names the field. Sending it again cannot help."""
@@ -54,8 +55,9 @@ OUTCOME_ACCEPTED: Outcome.ValueType  # 1
 OUTCOME_DUPLICATE: Outcome.ValueType  # 2
 """The same key with the same body was stored before; Verdict.position is the first one's."""
 OUTCOME_CONFLICT: Outcome.ValueType  # 3
-"""The key belongs to an event with another body. This one was put in quarantine; both are
-kept, and an operator decides.
+"""The key belongs to an event with another body. This one was put in quarantine: both are kept,
+an operator can look at both (AdminService.GetQuarantined), and only the first counts. One that
+is a sale of its own has to be recorded again under a key of its own.
 """
 OUTCOME_REJECTED: Outcome.ValueType  # 4
 """Can never be stored; Verdict.refusal names the field. Sending it again cannot help."""

@@ -103,6 +103,31 @@ UPDATE tillsync.tenant_head SET position = moved.placed_version
 FROM moved
 WHERE tenant_id = $1 AND stream = 'record'
 
+-- name: list_quarantine
+-- A page after the key $2 and digest $3. Served by quarantine's primary key.
+SELECT key, digest, store_id, device_id, received_at, held_position
+FROM tillsync.quarantine
+WHERE tenant_id = $1 AND (key, digest) > ($2, $3) AND ($5::uuid IS NULL OR store_id = $5)
+ORDER BY key, digest
+LIMIT $4
+
+-- name: quarantined
+-- The first with the key, or the one with the digest. Served by quarantine's primary key.
+SELECT key, digest, store_id, device_id, received_at, held_position, envelope
+FROM tillsync.quarantine
+WHERE tenant_id = $1 AND key = $2 AND ($3::bytea IS NULL OR digest = $3)
+ORDER BY digest
+LIMIT 1
+
+-- name: held_event
+-- What a quarantined event's key stands for. Served by event's primary key.
+SELECT
+    key, store_id, device_id, received_at, occurred_at, outbox_epoch, device_sequence,
+    CASE WHEN isfinite(business_day) THEN business_day::text ELSE '' END AS business_day,
+    clock_offset_ms, type_url, body, amounts::text AS amounts, traceparent
+FROM tillsync.event
+WHERE tenant_id = $1 AND position = $2
+
 -- name: lock_tenant
 -- Locked, so that nothing new can refer to it before it is gone.
 SELECT disposable FROM tillsync.tenant WHERE tenant_id = $1 FOR UPDATE

@@ -6,6 +6,7 @@ from grpc.aio import ServicerContext
 
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceServicer
+from tillsync.v1.event_pb2 import Event
 from tillsync_service.admin import wire
 from tillsync_service.admin.store import AdminStore
 from tillsync_service.foundation import fields, identity, limits, pages
@@ -131,3 +132,32 @@ class AdminServicer(AdminServiceServicer):
         store_id = fields.uuid("store_id", request.store_id)
         row = await self._store.move_device(tenant_id, device_id, store_id)
         return pb.MoveDeviceResponse(device=wire.device(row))
+
+    async def ListQuarantine(
+        self,
+        request: pb.ListQuarantineRequest,
+        context: ServicerContext[pb.ListQuarantineRequest, pb.ListQuarantineResponse],
+    ) -> pb.ListQuarantineResponse:
+        tenant_id = identity.managed_tenant(request.tenant_id)
+        store_id = fields.uuid("store_id", request.store_id) if request.store_id else None
+        size = pages.asked(request.page_size, "").size
+        after = wire.after_quarantined(request.page_token)
+        rows = await self._store.list_quarantine(tenant_id, store_id, after, size + 1)
+        return pb.ListQuarantineResponse(
+            quarantined=map(wire.quarantined, rows[:size]),
+            next_page_token=wire.quarantine_token(rows, size),
+        )
+
+    async def GetQuarantined(
+        self,
+        request: pb.GetQuarantinedRequest,
+        context: ServicerContext[pb.GetQuarantinedRequest, pb.GetQuarantinedResponse],
+    ) -> pb.GetQuarantinedResponse:
+        tenant_id = identity.managed_tenant(request.tenant_id)
+        key = fields.text("key", request.key, limits.MAX_KEY_CHARACTERS)
+        row, held = await self._store.quarantined(tenant_id, key, wire.digest(request.digest))
+        return pb.GetQuarantinedResponse(
+            quarantined=wire.quarantined(row),
+            event=Event.FromString(row["envelope"]),
+            held=wire.held_event(held) if held else None,
+        )

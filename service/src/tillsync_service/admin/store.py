@@ -164,6 +164,31 @@ class AdminStore:
         self._moved(tenant_id)
         return row
 
+    async def list_quarantine(
+        self, tenant_id: UUID, store_id: UUID | None, after: tuple[str, bytes], limit: int
+    ) -> list[Row]:
+        """The first events in quarantine after a key and digest, or a store's. Raises NotFound."""
+        async with self._database.transaction(tenant_id) as transaction:
+            if store_id is None:
+                await _must_exist(transaction, "tenant", tenant_id)
+            else:
+                await _must_exist(transaction, "store", tenant_id, store_id)
+            return await transaction.fetch(
+                _SQL["list_quarantine"], tenant_id, *after, limit, store_id
+            )
+
+    async def quarantined(
+        self, tenant_id: UUID, key: str, digest: bytes | None
+    ) -> tuple[Row, Row | None]:
+        """An event in quarantine, and the one that holds its key; None: it is not there, as after
+        a restore. Raises NotFound."""
+        async with self._database.transaction(tenant_id, snapshot=True) as transaction:
+            row = await transaction.fetch_one(_SQL["quarantined"], tenant_id, key, digest)
+            if row is None:
+                raise _not_found("event in quarantine")
+            held = await transaction.fetch_one(_SQL["held_event"], tenant_id, row["held_position"])
+        return row, held
+
     async def _remove_big(self, table: str, tenant_id: UUID) -> int:
         removed = 0
         while True:
