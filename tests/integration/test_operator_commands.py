@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -22,6 +23,7 @@ from tillsync.v1.admin_service_pb2_grpc import (
     add_AdminServiceServicer_to_server,
 )
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
+from tillsync_service.host_commands import _ENROLMENT_HELP
 from tillsync_service.operator import commands
 from tillsync_service.operator.client import Service, Target
 
@@ -108,6 +110,24 @@ async def test_a_newcomer_gets_a_code_with_one_command(shell):
     assert [(s["store_id"], s["name"], s["code"]) for s in stores.json] == [
         (made["store_id"], "Main street", "1")
     ]
+
+
+async def test_what_serve_prints_adds_tills_and_stores(shell):
+    """Somebody has one till and wants a second, and a second shop: the commands that `serve` prints
+    make them, in the tenant that there is."""
+    printed = _ENROLMENT_HELP.format(program="tillsync-service", address=shell.address)
+    lines = re.findall(r"^  tillsync-service (.*)$", printed, re.MULTILINE)
+    made = (await shell.run(*shlex.split(lines[0]), "--json")).json
+    for name in ("tenant_id", "store_id"):
+        lines = [line.replace(name.upper(), made[name]) for line in lines]
+
+    ended = [await shell.run(*shlex.split(line)) for line in lines[1:]]
+
+    assert [(each.status, each.err) for each in ended] == [(0, "")] * 4
+    second_till, second_store, _, stores = (each.lines for each in ended)
+    assert second_till[0][:2] == [made["tenant_id"], made["store_id"]]
+    assert second_store[0][0] == made["tenant_id"]
+    assert sorted(line[1] for line in stores) == ["1", "2"]
 
 
 async def test_a_further_store_joins_an_existing_tenant(shell, tenant):

@@ -120,7 +120,18 @@ To enrol a till, in another terminal (with the same TILLSYNC_ settings, if you m
   export TILLSYNC_OPERATOR_TOKEN=$({program} operator-token)
   {program} enrolment-code --service {address} --new-store "Main street"
 
-It prints the code, and the command that enrols the till with it.
+It prints the ids of the new tenant and store, the code, and the command that enrols the till with
+it. Another till of the same store, and another store of the same tenant:
+
+  {program} enrolment-code --service {address} --tenant TENANT_ID --store STORE_ID
+  {program} enrolment-code --service {address} --tenant TENANT_ID --new-store Port --store-code 2
+
+What there is already (--json for programs):
+
+  {program} tenants list --service {address}
+  {program} stores list --service {address} --tenant TENANT_ID
+
+A second till on one machine needs a folder of its own: tillsync-agent --state-dir FOLDER enroll ...
 """
 
 
