@@ -117,6 +117,26 @@ async def test_edits_are_made_and_listed(shell, loaded):
     assert code == 1
 
 
+async def test_a_parked_edit_says_where_it_is_decided(shell, loaded):
+    """Two edits collided, and one of them waits for head office's decision, which no till is told
+    of: status counts it by itself and says where to look, and the help what the word means."""
+    await shell("record", given=b'{"receiptNumber": "1"}')
+    for _ in range(2):
+        loaded.patch("product", "p-1", {"name": "Brie"})
+    loaded.edits_to_push(10)
+    outcomes = ("MUTATION_OUTCOME_LOST", "MUTATION_OUTCOME_PARKED")
+    loaded.answered([MutationResult(sequence=n, outcome=o) for n, o in enumerate(outcomes, 1)], 3)
+
+    _, told, _ = await shell("status")
+    counted = json.loads((await shell("status", "--json"))[1])["replica"]
+    _, helped, _ = await shell("edits", "--help")
+
+    assert "edits that lost    1\n" in told
+    assert "edits parked       1; decided or not: `tillsync-service conflicts list`" in told
+    assert (counted["edits_lost"], counted["edits_parked"]) == (1, 1)
+    assert "`tillsync-service conflicts list` there" in helped
+
+
 async def test_a_question_creates_no_replica(shell):
     """Somebody asks in the wrong folder: they are told so, and no empty copy is left there."""
     for command in (("lookup", "product", "p"), ("edits",)):

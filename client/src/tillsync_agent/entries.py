@@ -85,7 +85,9 @@ class ReplicaSummary:
     edits_waiting: int
     edits_shown: int
     edits_lost: int
-    """Lost to another change or parked at head office, and kept here still."""
+    """Lost to another change, and kept here still."""
+    edits_parked: int
+    """Put aside at head office for an operator, who may have decided since, and kept here still."""
     edits_rejected: int
     loads: int
     heals: int

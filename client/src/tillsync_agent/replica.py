@@ -315,10 +315,13 @@ class Replica:
         row = self._read(
             "SELECT version, checkpoint_at, staged_cursor <> x'', last_sequence - answered,"
             " last_sequence - mark,"
-            " (SELECT count(*) FROM edit WHERE outcome IN (3, 4)),"
+            " (SELECT count(*) FROM edit WHERE outcome = 3),"
+            " (SELECT count(*) FROM edit WHERE outcome = 4),"
             " (SELECT count(*) FROM edit WHERE outcome = 5), loads, heals FROM place"
         )[0]
-        version, checkpoint_at_ms, loading, waiting, over, lost, rejected, loads, heals = row
+        version, checkpoint_at_ms, loading, waiting, over, lost, parked, rejected, loads, heals = (
+            row
+        )
         return ReplicaSummary(
             records=dict(records),
             version=version,
@@ -327,6 +330,7 @@ class Replica:
             edits_waiting=waiting,
             edits_shown=over,
             edits_lost=lost,
+            edits_parked=parked,
             edits_rejected=rejected,
             loads=loads,
             heals=heals,

@@ -176,7 +176,17 @@ def delete(state_dir: Path | None, *, collection: str, record_id: str, scope: Sc
 def list_edits(state_dir: Path | None, *, as_json: bool) -> None:
     """Lists the edits made here, oldest first, and what became of each.
 
-    They are kept for a fortnight after head office's copy has them.
+    They are kept for a fortnight after head office has them, as far as this device's copy says.
+
+    \b
+    waiting   head office has not answered yet
+    applied   the record is as the edit wanted it
+    won       so it is, although somebody else had changed it meanwhile
+    lost      the record stayed as somebody else had changed it
+    parked    the record stayed until an operator of head office decides. The decision comes here
+              as the record; the edit goes on being called parked. Whether it was decided, and how,
+              says `tillsync-service conflicts list` there
+    rejected  it can never be applied; the line says why
 
     \b
     Example:

@@ -243,9 +243,17 @@ def _replica_lines(replica: ReplicaSummary, note: AgentNote) -> list[tuple[str, 
         ("records", records or "none"),
         ("copy", f"{copy}{loading}{not_pulled}"),
         ("edits", f"{edits}{not_pushed}"),
-        ("edits that lost", f"{replica.edits_lost}, parked ones included"),
+        ("edits that lost", str(replica.edits_lost)),
+        ("edits parked", _parked(replica.edits_parked)),
         ("copy loaded", f"{replica.loads} times, healed {replica.heals} times"),
     ]
+
+
+def _parked(count: int) -> str:
+    """A decision comes back as the record, like any other change of it: which edit it was about is
+    not said to the device."""
+    where = "; decided or not: `tillsync-service conflicts list` at head office"
+    return f"{count}{where if count else ''}"
 
 
 def _replica_problems(replica: ReplicaSummary | None) -> list[str]:
