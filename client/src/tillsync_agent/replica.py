@@ -36,14 +36,12 @@ from tillsync_agent.replica_receiving import (
     Received,
     forget_staged,
     receive,
-    record_hash,
 )
+from tillsync_agent.replica_upkeep import is_sound, prune_dropped
 from tillsync_agent.storage import Connection, Cursor, Layout, readable_rows, steps
 
 BUSY_TIMEOUT_SECONDS = 10.0
 KEEP_EDITS_SECONDS = 14 * 86_400.0
-PRUNE_CHUNK_ROWS = 2_000
-VERIFY_CHUNK_ROWS = 5_000
 
 __all__ = ["Applied", "Received", "Record", "Replica", "ReplicaSummary"]
 
@@ -290,7 +288,7 @@ class Replica:
         for part_id, collection in self._read(
             "SELECT part_id, collection FROM part WHERE state = 'visible'"
         ):
-            if not self._file.run(partial(_is_sound, part_id)):
+            if not self._file.run(partial(is_sound, part_id)):
                 damaged.add(collection)
         return sorted(damaged)
 
@@ -299,7 +297,7 @@ class Replica:
         how many."""
         held_before_ms = int((time.time() - keep_seconds) * 1000)
         pruned = self._file.run(partial(replica_edits.prune, held_before_ms))
-        while chunk := self._file.run(_prune_dropped):
+        while chunk := self._file.run(prune_dropped):
             pruned += chunk
         return pruned
 
@@ -360,43 +358,3 @@ class Replica:
 
     def _change(self, statement: str) -> None:
         self._file.run(lambda cursor: cursor.execute(statement))
-
-
-def _is_sound(part_id: int, cursor: Cursor) -> bool:
-    """Whether a part's records are those that were written; its count and digest are, afterwards,
-    what is there."""
-    total, count, after = 0, 0, ""
-    while rows := cursor.execute(
-        "SELECT record_id, body FROM record WHERE part_id = ? AND record_id > ?"
-        " ORDER BY record_id LIMIT ?",
-        (part_id, after, VERIFY_CHUNK_ROWS),
-    ).fetchall():
-        total += sum(record_hash(*row) for row in rows)
-        count += len(rows)
-        after = rows[-1][0]
-    found = (count, (total % 2**128).to_bytes(16, "big"))
-    held = cursor.execute(
-        "SELECT record_count, digest FROM part WHERE part_id = ?", (part_id,)
-    ).fetchone()
-    if found != held:
-        cursor.execute(
-            "UPDATE part SET record_count = ?, digest = ? WHERE part_id = ?", (*found, part_id)
-        )
-    return bool(found == held)
-
-
-def _prune_dropped(cursor: Cursor) -> int:
-    """Some rows of dropped parts; when nothing is left of one, the part itself."""
-    row = cursor.execute("SELECT part_id FROM part WHERE state = 'dropped' LIMIT 1").fetchone()
-    if row is None:
-        return 0
-    gone = 0
-    for table, key in (("record", "record_id"), ("record_key", "name, value, record_id")):
-        gone += cursor.execute(
-            f"DELETE FROM {table} WHERE part_id = ? AND ({key}) IN"  # noqa: S608 -- our own names
-            f" (SELECT {key} FROM {table} WHERE part_id = ? LIMIT ?)",
-            (*row, *row, PRUNE_CHUNK_ROWS),
-        ).rowcount
-    if not gone:
-        gone = cursor.execute("DELETE FROM part WHERE part_id = ?", row).rowcount
-    return gone
