@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from support.agentshell import Shell
 from support.fleet import app_served
 from support.polling import eventually
 from support.sync import HeadOffice
@@ -179,6 +180,28 @@ async def test_i11_edits_that_a_backup_lacks_are_pushed_again(office, till, migr
     async with till.agent():
         await until(lambda: till.replica.summary().loads == 2)
         await eventually(is_back, within_seconds=20)
+
+
+async def test_a_till_that_becomes_another_one_pushes_no_edit_twice(fleet, store, office, till):
+    """A till is enrolled anew, as another device: the movements of stock that head office has are
+    not counted a second time as the new device's, and the one that waits counts once."""
+    await office.write("stock", {"4711": {"on_hand": 10}})
+    async with till.agent():
+        await till.has(await office.records())
+        till.replica.add("stock", "4711", {"on_hand": -1})
+        await until(lambda: till.copy()["stock", "", "4711"] == '{"on_hand":9}')
+    till.replica.add("stock", "4711", {"on_hand": -3})
+    till.close()
+    code = (await fleet.operator().stub.CreateEnrolmentCode(store)).code
+    shell = Shell(till.settings.state_dir)
+
+    arguments = ("--service", fleet.address, "--code", code, "--name", "new", "--replace")
+    enrolled, _, err = await shell("enroll", *arguments)
+    drained = await shell("drain", "--timeout", "20")
+
+    assert (enrolled, err) == (0, "")
+    assert drained[:2] == (0, "nothing waits\n")
+    assert await office.records() == {("stock", "", "4711"): '{"on_hand":6}'}
 
 
 SYNC_TABLES = ("record", "record_digest", "mutation", "mutation_progress", "tenant_head")

@@ -106,7 +106,13 @@ def main(ctx: click.Context, state_dir: Path | None) -> None:
 @click.option("--name", required=True, help="What people call this device.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="PEM of your own CA.")
 @click.option("--plaintext", is_flag=True, help="No TLS, to another machine: everybody can read.")
-@click.option("--replace", "again", is_flag=True, help="Give up the identity this device has.")
+@click.option(
+    "--replace",
+    "again",
+    is_flag=True,
+    help="Give up the identity this device has. Sales and edits that wait are sent as the new "
+    "device's; edits that head office has answered are not sent again.",
+)
 @click.pass_obj
 def enroll(
     state_dir: Path | None,
@@ -139,6 +145,9 @@ def enroll(
         identity = asyncio.run(link.enroll(settings, secret, code, name))
         if settings.device_id not in {"", identity.device_id}:
             outbox.start_new_epoch(another_device=True)  # the new device's numbers begin at 1
+            if settings.replica_path.exists():
+                with Replica.open(settings.replica_path) as replica:
+                    replica.renumber()  # and what the former one pushed is not the new one's
         config.save(replace(settings, **asdict(identity)))
     click.echo(json.dumps(asdict(identity)))
 

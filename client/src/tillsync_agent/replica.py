@@ -278,7 +278,8 @@ class Replica:
         self._file.run(partial(replica_edits.answered, results, next_sequence))
 
     def renumber(self) -> None:
-        """The numbers of the waiting edits were used by somebody else (a cloned disk)."""
+        """The numbers of the waiting edits were used by somebody else (a cloned disk), or this is
+        another device now."""
         self._file.run(replica_edits.renumber)
 
     def verify(self) -> list[str]:
