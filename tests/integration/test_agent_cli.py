@@ -93,7 +93,7 @@ async def test_an_outbox_that_went_bad_needs_a_person(shell, service):
     (aside,) = told["set_aside"]
     assert (code, told["waiting"]) == (1, 0)
     assert aside in told["problems"][0]
-    assert "link               up, last contact" in for_a_person
+    assert f"ATTENTION          {told['problems'][0]}" in for_a_person
     for part in shell.folder.glob("outbox.db.set-aside-*"):
         part.unlink()
     assert (await shell("status"))[0] == 0
@@ -132,6 +132,33 @@ async def test_a_used_code_is_said_in_words(shell, service):
     assert "CODE_USED" in err
     assert err.count("\n") == 1
     assert not (shell.folder / "agent.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("", "--name: 1 to 100 characters"), ("x" * 101, "--name")]
+)
+async def test_a_till_without_a_name_is_not_enrolled(shell, service, name, words):
+    """The technician forgets the till's name, or pastes a letter into it: the option is named, and
+    the code is still good."""
+    arguments = ("--service", service.address, "--code", "AB-CD", "--name", name)
+
+    code, out, err = await shell("enroll", *arguments)
+
+    assert (code, out) == (2, "")
+    assert words in err
+    assert service.secrets == set()
+
+
+async def test_a_file_that_is_no_certificate_is_said_to_be_none(shell, service, tmp_path):
+    """The technician names the wrong file as the chain's certificate: one line says so, instead of
+    that nobody answers."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    arguments = ("--service", service.address, "--code", "AB-CD", "--name", "till 3")
+
+    code, out, err = await shell("enroll", *arguments, "--ca-file", str(tmp_path / "ca.pem"))
+
+    assert (code, out) == (2, "")
+    assert err == f"tillsync-agent: ca_file {tmp_path / 'ca.pem'} is no certificate in PEM\n"
 
 
 async def test_an_enrolled_till_is_not_replaced_by_accident(shell, service):
@@ -256,6 +283,22 @@ async def test_the_backlog_fits_on_a_usb_stick(shell, service, tmp_path):
     assert [sale.receipt_number for sale in sales] == ["0", "1", "2"]
     assert json.loads((await shell("status", "--json"))[1])["waiting"] == 3
     assert [path.name for path in tmp_path.glob("stick*")] == ["stick.tillsync"]
+
+
+async def test_a_stick_that_cannot_be_written_is_said_to_be_it(shell, service, tmp_path):
+    """The stick is not in, or is another thing: the file is named and not the outbox, which goes on
+    holding what waits."""
+    await enrolled(shell, service)
+    await shell("record", given=SALE)
+
+    not_in = await shell("export", str(tmp_path / "stick" / "till-3"))
+    no_file = await shell("export", "/proc/till-3")
+
+    assert not_in[:2] == (2, "")
+    assert f"there is no folder {tmp_path / 'stick'}" in not_in[2]
+    assert no_file[:2] == (1, "")
+    assert no_file[2].startswith("tillsync-agent: /proc/till-3 cannot be written: ")
+    assert json.loads((await shell("status", "--json"))[1])["waiting"] == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to send")

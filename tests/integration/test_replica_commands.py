@@ -51,6 +51,10 @@ async def test_records_are_looked_up(shell):
     [
         (("lookup", "product", "nowhere"), 1, "there is no such record"),
         (("lookup", "product", "--key", "barcode=9"), 1, "there is no such record"),
+        (("lookup", "produkt", "p-1"), 2, "there is no 'produkt'; there are product, stock"),
+        (("lookup", "produkt", "--prefix", ""), 2, "there are product, stock"),
+        (("lookup", "product", "--key", "color=red"), 2, "keys of product are: barcode"),
+        (("lookup", "stock", "--key", "color=red"), 2, "keys of stock are: none"),
         (("lookup", "product"), 2, "give one of RECORD_ID"),
         (("lookup", "product", "p-1", "--prefix", "p"), 2, "give one of RECORD_ID"),
         (("lookup", "product", "--key", "barcode"), 2, "NAME=VALUE"),

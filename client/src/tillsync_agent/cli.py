@@ -3,7 +3,8 @@
 Exit codes, the same for every command:
     0  done
     1  not done yet, or something needs a person: sales or edits wait (drain), a problem (status), a
-       day that is not equal (reconcile, close-day), no such record (lookup)
+       day that is not equal (reconcile, close-day), no such record (lookup), a file that cannot
+       be written (export)
     2  wrong usage: an argument, a setting, an address, an event that can never be recorded
     3  the outbox cannot be used now, or another agent is using it: nothing was recorded
     4  this device is not enrolled, or the service refused to enrol it
@@ -14,8 +15,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,6 @@ from tillsync.v1 import retail_pb2
 from tillsync_agent import config, status
 from tillsync_agent.agentnote import NOTE_NAME, AgentNote
 from tillsync_agent.config import Settings
-from tillsync_agent.entries import DeadLetter
 from tillsync_agent.errors import (
     AgentError,
     EnrolmentRefused,
@@ -39,9 +38,9 @@ from tillsync_agent.errors import (
     OutboxUnavailable,
 )
 from tillsync_agent.exits import ATTENTION, EPILOG, IDENTITY, UNUSABLE, USAGE
-from tillsync_agent.export import write_export
 from tillsync_agent.files import unusable
 from tillsync_agent.outbox import Outbox
+from tillsync_agent.outbox_commands import dead_letters, existing, export
 from tillsync_agent.progress import shown_progress
 from tillsync_agent.reconcile_commands import close_day, reconcile
 from tillsync_agent.reconciliation import NOTE_NAME as RECONCILIATION_NOTE
@@ -49,6 +48,8 @@ from tillsync_agent.reconciliation import Reconciliation
 from tillsync_agent.refresh_secret import RefreshSecret
 from tillsync_agent.replica import Replica, ReplicaSummary
 from tillsync_agent.replica_commands import edit, list_edits, lookup
+
+MAX_DEVICE_NAME_CHARACTERS = 100
 
 _EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (OutboxUnavailable, UNUSABLE),
@@ -132,6 +133,8 @@ def enroll(
     """
     from tillsync_agent import link  # noqa: PLC0415
 
+    if not name.strip() or len(name) > MAX_DEVICE_NAME_CHARACTERS:
+        raise click.UsageError(f"--name: 1 to {MAX_DEVICE_NAME_CHARACTERS} characters, not blank")
     settings = config.load(state_dir)
     if settings.device_id and not again:
         raise click.UsageError(f"this device is enrolled as {settings.device_id}; see --replace")
@@ -261,7 +264,7 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
         tillsync-agent status --json
     """
     settings = config.load(state_dir)
-    with _existing(settings) as outbox:
+    with existing(settings) as outbox:
         notes = outbox.notes()
         held = status.of(
             settings,
@@ -282,57 +285,8 @@ def show_status(state_dir: Path | None, *, as_json: bool) -> None:
     sys.exit(ATTENTION if held.problems else 0)
 
 
-@main.command("dead-letters", epilog=EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def dead_letters(state_dir: Path | None, *, as_json: bool) -> None:
-    """Lists the events that head office refused, and why. They are kept.
-
-    \b
-    Example:
-        tillsync-agent dead-letters --json
-    """
-    with _existing(config.load(state_dir)) as outbox:
-        is_empty = True
-        for letter in outbox.dead_letters():
-            is_empty = False
-            click.echo(json.dumps(_letter(letter)) if as_json else _letter_line(letter))
-    if is_empty and not as_json:
-        click.echo("no dead letters")
-
-
-@main.command(epilog=EPILOG)
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.pass_obj
-def export(state_dir: Path | None, file: Path) -> None:
-    """Writes what waits to FILE, for `tillsync-service ingest-file`; it goes on waiting here.
-
-    \b
-    Example:
-        tillsync-agent export /media/usb/till-3.tillsync
-    """
-    settings = config.load(state_dir)
-    with _existing(settings) as outbox:
-        count = write_export(
-            file, outbox.waiting_envelopes(), settings, exported_at=datetime.now(UTC)
-        )
-    click.echo(f"{count} events written to {file}")
-
-
-for _command in (reconcile, close_day, lookup, edit, list_edits):
+for _command in (dead_letters, export, reconcile, close_day, lookup, edit, list_edits):
     main.add_command(_command)
-
-
-@contextmanager
-def _existing(settings: Settings) -> Iterator[Outbox]:
-    """The outbox, if there is one: a question must not create what it asks about."""
-    if not settings.outbox_path.exists():
-        raise OutboxUnavailable(
-            f"nothing was ever recorded here: no {settings.outbox_path}; is the state folder right "
-            "(--state-dir, TILLSYNC_AGENT_STATE_DIR)?"
-        )
-    with Outbox.open(settings.outbox_path, ballast_bytes=0) as outbox:
-        yield outbox
 
 
 def _replica(settings: Settings) -> ReplicaSummary | None:
@@ -379,20 +333,3 @@ def _amounts(texts: tuple[str, ...]) -> dict[str, int]:
                 f"--amount {text}: write it in whole minor units, USD=1250 for 12.50"
             )
     return amounts
-
-
-def _letter(letter: DeadLetter) -> dict[str, object]:
-    return {
-        "key": letter.key,
-        "outcome": letter.outcome,
-        "reason": letter.reason,
-        "field": letter.field,
-        "description": letter.description,
-        "epoch": letter.epoch,
-        "sequence": letter.sequence,
-    }
-
-
-def _letter_line(letter: DeadLetter) -> str:
-    why = " ".join(part for part in (letter.reason, letter.field, letter.description) if part)
-    return f"{letter.outcome}  {letter.key}  #{letter.sequence}  {why}"

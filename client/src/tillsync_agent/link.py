@@ -7,6 +7,7 @@ CallFailed and a Failure in plain words. Nothing in here decides what either of 
 import asyncio
 import ipaddress
 import re
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -264,12 +265,20 @@ def open_channel(settings: Settings) -> grpc.aio.Channel:
     host = _host_of(settings.service)
     if settings.plaintext or (_is_loopback(host) and not settings.ca_file):
         return grpc.aio.insecure_channel(settings.service, options=_CHANNEL_OPTIONS)
-    try:
-        authority = Path(settings.ca_file).read_bytes() if settings.ca_file else None
-    except OSError as error:
-        raise AddressUnusable(f"ca_file cannot be read: {error}") from None
+    authority = _authority(settings.ca_file) if settings.ca_file else None
     credentials = grpc.ssl_channel_credentials(authority)
     return grpc.aio.secure_channel(settings.service, credentials, options=_CHANNEL_OPTIONS)
+
+
+def _authority(ca_file: str) -> bytes:
+    """The file's bytes. gRPC would say of what is no certificate that no service answers."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
+        return Path(ca_file).read_bytes()
+    except ssl.SSLError:
+        raise AddressUnusable(f"ca_file {ca_file} is no certificate in PEM") from None
+    except OSError as error:
+        raise AddressUnusable(f"ca_file cannot be read: {error}") from None
 
 
 def _host_of(service: str) -> str:

@@ -4,6 +4,7 @@ Point of sale programs read and edit, any number of them at once; one agent keep
 the service. A reader sees the state of one checkpoint, whole, under this device's own edits.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,11 @@ class Replica:
                     yield record
             last = page[-1][0]
             page = self._file.run(partial(read_page, collection, last, ""), begin="BEGIN")
+
+    def collections(self) -> dict[str, list[str]]:
+        """The names of what was loaded here, by name, each with its lookup keys."""
+        rows = self._read("SELECT name, lookup_keys FROM collection ORDER BY name")
+        return {name: json.loads(keys) for name, keys in rows}
 
     # --- editing --------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import click
 from tillsync.v1.sync_service_pb2 import MutationKind, MutationOutcome
 from tillsync_agent import config
 from tillsync_agent.config import Settings
-from tillsync_agent.errors import OutboxUnavailable
+from tillsync_agent.errors import CollectionUnknown, OutboxUnavailable
 from tillsync_agent.exits import ATTENTION, EPILOG
 from tillsync_agent.overlay import Record
 from tillsync_agent.replica import LocalEdit, Replica
@@ -40,7 +40,8 @@ def lookup(
     prefix: str | None,
     as_json: bool,
 ) -> None:
-    """Shows records as this device has them, its own edits included. Exit code 1 if there is none.
+    """Shows records as this device has them, its own edits included. Exit code 1 if there is none,
+    2 for a collection, or a lookup key, that there is not.
 
     \b
     Example:
@@ -50,6 +51,7 @@ def lookup(
         raise click.UsageError("give one of RECORD_ID, --key NAME=VALUE and --prefix TEXT")
     is_empty = True
     with _existing(config.load(state_dir)) as replica:
+        _must_be_known(replica.collections(), collection, key)
         for record in _asked_for(replica, collection, record_id, key, prefix):
             is_empty = False
             click.echo(json.dumps(asdict(record)) if as_json else _record_line(record))
@@ -60,6 +62,19 @@ def lookup(
         sys.exit(ATTENTION)
 
 
+def _must_be_known(known: dict[str, list[str]], collection: str, key: str | None) -> None:
+    """Raises for what can never be found here, whatever is loaded; before the first load, anything
+    may still come."""
+    name, equals, _ = (key or "").partition("=")
+    if key is not None and not equals:
+        raise click.UsageError(f"--key {key}: write it as NAME=VALUE")
+    if known and collection not in known:
+        raise CollectionUnknown(collection, list(known))
+    if known and key is not None and name not in known[collection]:
+        keys = ", ".join(known[collection]) or "none"
+        raise click.UsageError(f"--key {key}: the lookup keys of {collection} are: {keys}")
+
+
 def _asked_for(
     replica: Replica, collection: str, record_id: str | None, key: str | None, prefix: str | None
 ) -> Iterator[Record]:
@@ -67,9 +82,7 @@ def _asked_for(
         record = replica.lookup(collection, record_id)
         yield from [record] if record else []
     elif key is not None:
-        name, equals, value = key.partition("=")
-        if not equals:
-            raise click.UsageError(f"--key {key}: write it as NAME=VALUE")
+        name, _, value = key.partition("=")
         yield from replica.find(collection, **{name: value})
     else:
         yield from replica.scan(collection, prefix=prefix or "")
