@@ -140,7 +140,8 @@ async def test_a_further_store_joins_an_existing_tenant(shell, tenant):
 
     assert (first.status, taken.status, second.status) == (0, 1, 0)
     assert taken.err.count("\n") == 1
-    assert "(ALREADY_EXISTS)" in taken.err
+    assert "a store with the code '1'. (ALREADY_EXISTS) Give the new one" in taken.err
+    assert "--store-code" in taken.err
 
 
 async def test_a_code_ends_when_the_operator_said(shell, tenant):

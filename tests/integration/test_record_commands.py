@@ -314,8 +314,12 @@ async def test_records_are_deleted_all_at_once(shop, books):
     ("arguments", "words"),
     [
         (("records", "show", "9", "--collection", "price"), "(NOT_FOUND)"),
-        (("records", "show", "9", "--collection", "prize"), "(COLLECTION_UNKNOWN)"),
-        (("records", "delete", "9", "--collection", "prize"), "(COLLECTION_UNKNOWN)"),
+        (
+            ("records", "show", "9", "--collection", "prize"),
+            "There is no collection 'prize'. (COLLECTION_UNKNOWN) `tillsync-service collections",
+        ),
+        (("records", "delete", "9", "--collection", "prize"), "`collections define` makes one."),
+        (("records", "delete", "9", "--collection", "Price"), "no collection 'Price'."),
         (("records", "delete", "9", "--collection", "price", "--store", str(uuid4())), "NOT_FOUND"),
         (("conflicts", "show", "9"), "(NOT_FOUND)"),
     ],
@@ -369,6 +373,7 @@ async def test_conflicts_are_listed_shown_and_decided(shop, books):
     shown = await shop.run("conflicts", "show", "3", "--json")
     decided = await shop.run("conflicts", "resolve", "3", "apply", "--json")
     again = await shop.run("conflicts", "resolve", "3", "keep")
+    lost = await shop.run("conflicts", "resolve", "4", "keep")
 
     assert [(line[0], line[2], line[5], line[6]) for line in every.lines] == [
         ("3", "parked", "4711", "patch"),
@@ -380,5 +385,6 @@ async def test_conflicts_are_listed_shown_and_decided(shop, books):
     assert (decided.json["resolution"], decided.json["decided_by"]) == ("apply", "test")
     assert await shop.shown("4711") == '{"cents":90,"id":"4711"}'
     assert again.status == 1
-    assert "(STATE_FORBIDS)" in again.err
+    assert "This conflict is decided already. (STATE_FORBIDS)" in again.err
+    assert "This edit has lost: only a parked one waits for a decision." in lost.err
     assert json.loads((await shop.run("conflicts", "list", "--open", "--json")).out) == []

@@ -142,7 +142,9 @@ def test_bad_rows_of_a_csv_are_told_with_their_numbers(read):
         ("a.csv", b"id,n,n\n1,2,3\n", "two of the same name"),
         ("a.csv", b"id,m\n1,2\n", 'no column "n" (--integer)'),
         ("a.json", b'[\n{"id":1},\n{"id":2}\n]', "is one JSON array"),
-        ("a.jsonl", b"id,n\n1,2\n", "of another kind than its name says. Line 1: Not JSON"),
+        ("a.jsonl", b"id,n\n1,2\n", "begins with no record. Line 1: Not JSON: "),
+        ("a.jsonl", b"id,n\n1,2\n", "Is it of another kind (--format)? Nothing"),
+        ("a.csv", b"id,n\n1,x\n", "no record. Line 2: \"n\" is no whole number: 'x'. Nothing"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(read, name, contents, words):

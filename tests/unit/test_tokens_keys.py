@@ -37,7 +37,9 @@ def test_a_file_that_is_there_is_not_written_over(path):
     """An operator who asks for keys twice does not lock out every till."""
     before = path.read_bytes()
 
-    with pytest.raises(KeyFileError, match="exists"):
+    with pytest.raises(
+        KeyFileError, match=r"exists and stays as it is; .* `tillsync-service keys rotate "
+    ):
         create_key_file(path)
 
     assert path.read_bytes() == before

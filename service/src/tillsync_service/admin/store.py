@@ -96,7 +96,7 @@ class AdminStore:
                 return await _the_row(transaction, "create_store", tenant_id, store_id, code, name)
         except DataRefused as error:
             if error.constraint == "store_tenant_id_code_key":
-                raise AlreadyExists("The tenant has a store with this code.") from error
+                raise AlreadyExists(f"The tenant has a store with the code {code!r}.") from error
             if error.constraint == "store_tenant_id_fkey":
                 raise _not_found("tenant") from error
             raise

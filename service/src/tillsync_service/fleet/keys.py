@@ -86,7 +86,10 @@ def create_key_file(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     except FileExistsError as error:
-        raise KeyFileError(f"{path} exists; to rotate, add a key to it.") from error
+        raise KeyFileError(
+            f"{path} exists and stays as it is; for a new key: `tillsync-service keys rotate "
+            f"{path}`."
+        ) from error
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}.") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -35,6 +35,12 @@ _HINTS = {
         " `tillsync-service operator-token` without --tenant makes one for every tenant."
     ),
 }
+_REASON_HINTS = {
+    "COLLECTION_UNKNOWN": (
+        " `tillsync-service collections list` names those there are, `collections define` makes "
+        "one."
+    ),
+}
 # After these nobody can tell whether the service did what it was asked.
 _UNSURE = frozenset(
     {
@@ -217,7 +223,8 @@ class Service:
         said = " ".join((error.details() or "").split())
         facts = _facts(error.trailing_metadata())
         if "tillsync-reason" in facts:
-            return f"{said} ({facts['tillsync-reason']})"
+            reason = facts["tillsync-reason"]
+            return f"{said} ({reason}){_REASON_HINTS.get(reason, '')}"
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{self.address} did not answer within {timeout_seconds:g} s."
         if error.code() is grpc.StatusCode.UNAVAILABLE:

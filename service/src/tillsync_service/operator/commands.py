@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import click
+import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync_service.foundation import limits
-from tillsync_service.operator.client import OperatorError, Service
+from tillsync_service.operator.client import CallFailed, OperatorError, Service
 from tillsync_service.operator.options import as_json_option, of_tenant
 from tillsync_service.operator.output import Row, columns_of, row_of, say, show_row, show_rows
 from tillsync_service.operator.running import on_service
@@ -303,7 +304,13 @@ async def _make_place(
 ) -> tuple[str, str]:
     """A new store, in a new tenant of the same name where none is given: their ids."""
     if tenant is not None:
-        return str(tenant), (await _make_store(service, str(tenant), store_code, name)).store_id
+        try:
+            store = await _make_store(service, str(tenant), store_code, name)
+        except CallFailed as error:
+            if error.code is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            raise OperatorError(f"{error} Give the new one another: --store-code.") from None
+        return str(tenant), store.store_id
     made = (await _make_tenant(service, name, disposable=False)).tenant_id
     try:
         return made, (await _make_store(service, made, store_code, name)).store_id

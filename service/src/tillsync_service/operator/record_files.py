@@ -125,9 +125,11 @@ class RecordFile:
         head = list(islice(rows, _HEAD_ROWS))
         if not head:
             raise self._error("has no records")
-        if all(isinstance(fields, str) for _, fields in head):
-            number, why = head[0]
-            raise self._error(f"is of another kind than its name says. Line {number}: {why}")
+        reasons = [(number, why) for number, why in head if isinstance(why, str)]
+        if len(reasons) == len(head):
+            number, why = reasons[0]
+            kind = " Is it of another kind (--format)?" if why.startswith("Not ") else ""
+            raise self._error(f"begins with no record. Line {number}: {why}{kind}")
         return chain(head, rows)
 
     def _text(self) -> Iterator[str]:
@@ -213,7 +215,8 @@ class RecordFile:
         return found
 
     def _error(self, what: str) -> RecordFileError:
-        return RecordFileError(f"{self._path} {what}. Nothing was taken in.")
+        end = "" if what.endswith((".", "?")) else "."
+        return RecordFileError(f"{self._path} {what}{end} Nothing was taken in.")
 
 
 def _body_of(fields: Fields) -> str:

@@ -86,7 +86,11 @@ class OperatorStore:
         async with self._database.transaction(tenant_id) as transaction:
             head = await _lock_head(transaction, tenant_id)
             row, _ = await _conflict(transaction, tenant_id, conflict_id)
-            if row["outcome"] != "parked" or row["choice"] is not None:
+            if row["outcome"] != "parked":
+                raise StateForbids(
+                    f"This edit has {row['outcome']}: only a parked one waits for a decision."
+                )
+            if row["choice"] is not None:
                 raise StateForbids("This conflict is decided already.")
             version = 0
             if choice == "apply" and await _apply(transaction, tenant_id, row, head + 1):
@@ -167,12 +171,12 @@ async def _must_know(
         if not known[thing]:
             raise NotFound(f"There is no such {thing}.")
     if not known["collection"]:
-        raise collection_unknown()
+        raise collection_unknown("collection", collection)
 
 
-def collection_unknown(field: str = "collection") -> InvalidRequest:
+def collection_unknown(field: str, name: str) -> InvalidRequest:
     return InvalidRequest(
         field,
-        "There is no such collection.",
+        f"There is no collection {name[: limits.MAX_COLLECTION_CHARACTERS]!r}.",
         reason=ErrorReason.ERROR_REASON_COLLECTION_UNKNOWN,
     )

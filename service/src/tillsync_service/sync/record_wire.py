@@ -69,7 +69,7 @@ def totals(rows: Iterable[Row], digests: Iterable[Row]) -> list[pb.CollectionTot
 def collection_name(field: str, name: str) -> str:
     """`name`, if a collection can be called so. Raises InvalidRequest."""
     if not _NAME.fullmatch(name):
-        raise collection_unknown(field)
+        raise collection_unknown(field, name)
     return name
 
 
