@@ -103,7 +103,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 24
     """The cursor is not one that this service gave to this tenant. Example: a copied or cut file.
-    Do: pull without one.
+    Do: pull, or subscribe, without one.
     """
     ERROR_REASON_COLLECTION_UNKNOWN: _ErrorReason.ValueType  # 25
     """There is no such collection. Example: a typing error. Do: list what there is."""
@@ -120,6 +120,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MUTATION_REUSED: _ErrorReason.ValueType  # 30
     """The number of an edit was used for another edit. Example: a cloned disk. Do: number the waiting
     edits anew under a new epoch.
+    """
+    ERROR_REASON_HISTORY_CHANGED: _ErrorReason.ValueType  # 31
+    """The cursor is of another history than the present one, which stands in the ErrorInfo's metadata
+    under "history_id". Example: the service was restored from a backup. Do: subscribe without a
+    cursor, and leave out events whose key is held already.
+    """
+    ERROR_REASON_CURSOR_BEHIND: _ErrorReason.ValueType  # 32
+    """The consumer has committed a later cursor. Example: a repeat that comes late. Do: nothing, or
+    commit with `rewind` to go back.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -209,7 +218,7 @@ Example: a load test's own tenant after its clean-up. Do: enrol in a tenant that
 """
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 24
 """The cursor is not one that this service gave to this tenant. Example: a copied or cut file.
-Do: pull without one.
+Do: pull, or subscribe, without one.
 """
 ERROR_REASON_COLLECTION_UNKNOWN: ErrorReason.ValueType  # 25
 """There is no such collection. Example: a typing error. Do: list what there is."""
@@ -226,5 +235,14 @@ ERROR_REASON_MUTATION_GAP: ErrorReason.ValueType  # 29
 ERROR_REASON_MUTATION_REUSED: ErrorReason.ValueType  # 30
 """The number of an edit was used for another edit. Example: a cloned disk. Do: number the waiting
 edits anew under a new epoch.
+"""
+ERROR_REASON_HISTORY_CHANGED: ErrorReason.ValueType  # 31
+"""The cursor is of another history than the present one, which stands in the ErrorInfo's metadata
+under "history_id". Example: the service was restored from a backup. Do: subscribe without a
+cursor, and leave out events whose key is held already.
+"""
+ERROR_REASON_CURSOR_BEHIND: ErrorReason.ValueType  # 32
+"""The consumer has committed a later cursor. Example: a repeat that comes late. Do: nothing, or
+commit with `rewind` to go back.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
