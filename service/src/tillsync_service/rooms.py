@@ -11,6 +11,7 @@ from tillsync.v1 import (
     admin_service_pb2,
     books_service_pb2,
     device_service_pb2,
+    feed_service_pb2,
     ingest_service_pb2,
     reconcile_service_pb2,
     record_service_pb2,
@@ -19,6 +20,7 @@ from tillsync.v1 import (
 from tillsync.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from tillsync.v1.books_service_pb2_grpc import add_BooksServiceServicer_to_server
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
+from tillsync.v1.feed_service_pb2_grpc import add_FeedServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
 from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
 from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
@@ -31,6 +33,10 @@ from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
 from tillsync_service.databases import listen_url, open_pool, utc_now
+from tillsync_service.feed.heads import Heads
+from tillsync_service.feed.servicer import FeedServicer
+from tillsync_service.feed.store import FeedStore
+from tillsync_service.feed.streams import Feeds
 from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.store import FleetStore
 from tillsync_service.fleet.tokens import TokenIssuer
@@ -63,6 +69,7 @@ SERVICES = tuple(
         (books_service_pb2, "BooksService"),
         (sync_service_pb2, "SyncService"),
         (record_service_pb2, "RecordService"),
+        (feed_service_pb2, "FeedService"),
     )
 )
 
@@ -75,6 +82,7 @@ class Pools:
     sales: Database
     office: Database
     sync: Database
+    feed: Database
 
 
 async def open_pools(
@@ -91,6 +99,7 @@ async def open_pools(
             ("sales", settings.database_connections),
             ("office", limits.OFFICE_POOL_CONNECTIONS),
             ("sync", limits.SYNC_POOL_CONNECTIONS),
+            ("feed", limits.FEED_POOL_CONNECTIONS),
         )
     }
 
@@ -121,7 +130,9 @@ def open_rooms(
     whose work a stop waits for."""
     settings, metrics = given.settings, given.metrics
     observer = Observer(metrics, given.tracer)
-    group_commit = _group_commit(pools.sales, settings, observer)
+    feed = FeedStore(pools.feed)
+    heads = Heads(feed)
+    group_commit = _group_commit(IngestStore(pools.sales, heads.wake), settings, observer)
     metrics.gauge(
         "group_commit_waiting_events",
         "Events that wait for a transaction.",
@@ -152,11 +163,12 @@ def open_rooms(
         ReconcileServicer(ReconcileStore(office), utc_now), server
     )
     add_BooksServiceServicer_to_server(BooksServicer(BooksStore(office)), server)
+    background.run("the look for events", heads.poll())
+    add_FeedServiceServicer_to_server(FeedServicer(feed, Feeds(feed, heads)), server)
     return group_commit
 
 
-def _group_commit(database: Database, settings: Settings, observer: Observer) -> GroupCommit:
-    store = IngestStore(database)
+def _group_commit(store: IngestStore, settings: Settings, observer: Observer) -> GroupCommit:
     if settings.group_commit:
         return GroupCommit(store, observer)
     return GroupCommit(

@@ -1,8 +1,8 @@
 """Access tokens: short-lived JWTs signed with Ed25519.
 
-Claims: iss "tillsync"; aud "device" or "operator"; sub, the device's id or the operator's label;
-ten, the tenant (an operator without it may act on every tenant); sto, the store; sus, true for a
-device whose secret is in two hands; iat, exp, jti.
+Claims: iss "tillsync"; aud "device", "operator" or "integrator"; sub, the device's id or what the
+other is called; ten, the tenant (an operator without it may act on every tenant); sto, the store;
+sus, true for a device whose secret is in two hands; iat, exp, jti.
 
 A signature is checked once per token and remembered. Validity is not: time and standing are asked
 at every call and every message of a stream.
@@ -25,7 +25,7 @@ from tillsync_service.fleet.keys import KeyFile, Keys
 from tillsync_service.fleet.standing import Standing, Verdict
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import Unauthenticated
-from tillsync_service.foundation.identity import Caller, Device, Operator
+from tillsync_service.foundation.identity import Caller, Device, Integrator, Operator
 
 # Replicas' clocks differ a little; a token may be this much over its time.
 LEEWAY_SECONDS = 5
@@ -34,6 +34,7 @@ _ALGORITHM = "Ed25519"
 _ISSUER = "tillsync"
 _DEVICE = "device"
 _OPERATOR = "operator"
+_INTEGRATOR = "integrator"
 
 
 class TokenIssuer:
@@ -62,6 +63,11 @@ class TokenIssuer:
         it before its time but taking its key away, so keep `valid_seconds` short."""
         tenant = {} if tenant_id is None else {"ten": str(tenant_id)}
         return self._signed({"aud": _OPERATOR, "sub": label, **tenant}, valid_seconds)
+
+    def integrator_token(self, name: str, tenant_id: UUID, valid_seconds: int) -> str:
+        """A token for a program that reads the tenant's feed. It ends as an operator's does."""
+        claims = {"aud": _INTEGRATOR, "sub": name, "ten": str(tenant_id)}
+        return self._signed(claims, valid_seconds)
 
     def _signed(self, claims: dict[str, Any], valid_seconds: int) -> str:
         keys = self._keys.keys()
@@ -159,6 +165,8 @@ def _caller(claims: dict[str, Any]) -> Caller:
     if claims["aud"] == _OPERATOR:
         # A claim that is there and wrong must not open every tenant.
         return Operator(UUID(claims["ten"]) if "ten" in claims else None, claims["sub"])
+    if claims["aud"] == _INTEGRATOR:
+        return Integrator(UUID(claims["ten"]), claims["sub"])
     raise ValueError("aud")
 
 

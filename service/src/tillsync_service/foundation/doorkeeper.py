@@ -48,15 +48,16 @@ class Authenticator(Protocol):
         """
 
 
-# Which kind of caller a service of ours is for. A service that is not listed (health, reflection)
+# Which kinds of caller a service of ours is for. A service that is not listed (health, reflection)
 # is open to everybody, and so is DeviceService, whose requests carry their own proof.
-AUDIENCE: dict[str, type[identity.Device] | type[identity.Operator]] = {
-    "tillsync.v1.IngestService": identity.Device,
-    "tillsync.v1.AdminService": identity.Operator,
-    "tillsync.v1.SyncService": identity.Device,
-    "tillsync.v1.RecordService": identity.Operator,
-    "tillsync.v1.ReconcileService": identity.Device,
-    "tillsync.v1.BooksService": identity.Operator,
+AUDIENCE: dict[str, tuple[type[Caller], ...]] = {
+    "tillsync.v1.IngestService": (identity.Device,),
+    "tillsync.v1.AdminService": (identity.Operator,),
+    "tillsync.v1.SyncService": (identity.Device,),
+    "tillsync.v1.RecordService": (identity.Operator,),
+    "tillsync.v1.ReconcileService": (identity.Device,),
+    "tillsync.v1.BooksService": (identity.Operator,),
+    "tillsync.v1.FeedService": (identity.Integrator, identity.Operator),
 }
 # What is still taken from a device whose secret is in two hands: a shop must not stop selling.
 OPEN_TO_SUSPECTS = frozenset({"tillsync.v1.IngestService"})
@@ -237,13 +238,16 @@ class _Visit:
         if caller is None:
             return self._service
         identity.assume(caller)
+        if isinstance(caller, identity.Integrator):
+            return (self._service, caller.tenant_id)  # on none that its tenant's sales need
         return caller.tenant_id if isinstance(caller, identity.Device) else self._service
 
     def _identify(self, token: str) -> Caller:
         caller = self._authenticator.authenticate(token)
         if self._audience is None or not isinstance(caller, self._audience):
             raise PermissionDenied(
-                "This token is for another service: store devices and operators have one each."
+                "This token is for another service: store devices, operators and integrators have "
+                "one each."
             )
         if isinstance(caller, identity.Device) and caller.suspect:
             self._must_be_open_to_suspects()

@@ -13,6 +13,7 @@
 Anything else becomes INTERNAL with a fixed text; its cause goes to the log only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -30,15 +31,23 @@ _INTERNAL_TEXT = (
 
 
 class ServiceError(Exception):
-    """A failure with an answer. `reason` is machine-readable, the text is for a person."""
+    """A failure with an answer. `reason` is machine-readable, and so are the `facts` that a caller
+    needs beside it; the text is for a person."""
 
     code = grpc.StatusCode.INTERNAL
     default_reason = ErrorReason.ERROR_REASON_INTERNAL
     retry_after_seconds: float | None = None
 
-    def __init__(self, text: str, *, reason: "ErrorReason.ValueType | None" = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        reason: "ErrorReason.ValueType | None" = None,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(text)
         self.reason = self.default_reason if reason is None else reason
+        self.facts = facts or {}
 
 
 class InvalidRequest(ServiceError):
@@ -131,7 +140,11 @@ def _details(
 ) -> list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo]:
     details: list[
         error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo
-    ] = [error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN)]
+    ] = [
+        error_details_pb2.ErrorInfo(
+            reason=reason_name(error.reason), domain=DOMAIN, metadata=error.facts
+        )
+    ]
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field, description=error.description

@@ -37,7 +37,15 @@ class Operator:
             raise PermissionDenied("This operator token is limited to another tenant.")
 
 
-Caller = Device | Operator
+@dataclass(frozen=True, slots=True)
+class Integrator:
+    """A program of the tenant's that reads its feed (an ERP, a warehouse), and nothing else."""
+
+    tenant_id: UUID
+    name: str = ""
+
+
+Caller = Device | Operator | Integrator
 
 _current: ContextVar[Caller] = ContextVar("tillsync_caller")
 
@@ -79,3 +87,14 @@ def managed_tenant(tenant_id: str) -> UUID:
     parsed = fields.uuid("tenant_id", tenant_id)
     current_operator().must_manage(parsed)
     return parsed
+
+
+def feed_tenant(tenant_id: str) -> UUID:
+    """The tenant whose feed a request is about: an integrator's own, which it may leave to its
+    token, or one that an operator may manage. Raises InvalidRequest and PermissionDenied."""
+    caller = _current.get()
+    if not isinstance(caller, Integrator):
+        return managed_tenant(tenant_id)
+    if tenant_id and fields.uuid("tenant_id", tenant_id) != caller.tenant_id:
+        raise PermissionDenied("This integrator token is for another tenant.")
+    return caller.tenant_id

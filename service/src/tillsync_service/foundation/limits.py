@@ -73,6 +73,9 @@ CONTROL_POOL_CONNECTIONS = 2
 # For what devices pull and push: it must not take the sales' connections, nor wait behind them.
 SYNC_POOL_CONNECTIONS = 6
 
+# For what integrators read.
+FEED_POOL_CONNECTIONS = 4
+
 # Links to devices: a silent peer is noticed after time + timeout.
 KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -137,3 +140,28 @@ MAX_QUARANTINED_BYTES = 4 * 1024 * 1024
 # Deletions are kept for this long; a device that was away for longer loads everything anew.
 DEFAULT_KEEP_DELETIONS_DAYS = 90
 FORGET_EVERY_SECONDS = 3_600.0
+
+# The feed (protos/tillsync/v1/feed_service.proto). A page ends with the event that reaches its
+# bytes, so it holds at most one event's more. A stream holds two of them.
+DEFAULT_FEED_PAGE_EVENTS = 1_000
+MAX_FEED_PAGE_EVENTS = 5_000
+MAX_FEED_PAGE_BYTES = 512 * 1024
+# How many events a filter looks at for one page: some ten milliseconds of the database.
+MAX_FEED_SCAN_EVENTS = 20_000
+MAX_FEED_TYPES = 50
+MAX_FEED_STORES = 1_000
+MAX_FEED_CONSUMERS = 100
+MAX_CONSUMER_CHARACTERS = 100
+# Open at once in this replica, and of one tenant; its reads of the database at once.
+MAX_FEED_STREAMS = 200
+MAX_FEED_STREAMS_PER_TENANT = 20
+MAX_FEED_READS_PER_TENANT = 2
+MAX_FEED_SECONDS = 600.0
+# How many events become messages before the loop looks around: about a millisecond.
+FEED_SLICE_EVENTS = 128
+FEED_POLL_SECONDS = 0.2
+# A live stream that nothing is for says how far it is no more often than this.
+FEED_QUIET_SECONDS = 1.0
+FEED_LAG_EVERY_SECONDS = 15.0
+# Consumers of all tenants whose lag is watched.
+MAX_FEED_LAGS = 10_000

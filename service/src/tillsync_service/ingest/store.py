@@ -1,7 +1,7 @@
 """The ingest transaction: lock the head, compare, judge, write, commit."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -50,10 +50,14 @@ class Receipt:
 
 
 class IngestStore:
-    """The only writer of the ledger and the history."""
+    """The only writer of the ledger and the history. `stored` is called with the tenant after each
+    commit of new events; it must not raise."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, stored: Callable[[UUID], None] = lambda _tenant_id: None
+    ) -> None:
         self._database = database
+        self._stored = stored
 
     async def commit(self, tenant_id: UUID, batches: Sequence[Batch]) -> list[Receipt]:
         """Stores a group of one tenant's batches in one transaction and returns what became of
@@ -79,6 +83,8 @@ class IngestStore:
             if judgement.forks:
                 judgement = judged(used=await _used(transaction, tenant_id, judgement.forks))
             await _write(transaction, tenant_id, judgement)
+        if judgement.stored:
+            self._stored(tenant_id)
         history_id = str(rows[0]["history_id"])
         return [Receipt(history_id, verdicts) for verdicts in judgement.verdicts]
 

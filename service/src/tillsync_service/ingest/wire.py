@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import TypeVar
 
-from tillsync.v1 import event_pb2
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.ingest_service_pb2 import (
     IngestRequest,
@@ -15,6 +13,7 @@ from tillsync.v1.ingest_service_pb2 import (
 )
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import InvalidRequest
+from tillsync_service.foundation.eventflags import flags_of
 from tillsync_service.ingest.store import Receipt
 
 # IngestStream answers a batch with the very fields of Ingest, under a name of its own.
@@ -46,9 +45,3 @@ def fill(response: Response, receipt: Receipt, now: datetime) -> Response:
         if refusal:
             message.refusal.reason, message.refusal.field, message.refusal.description = refusal
     return response
-
-
-@lru_cache(maxsize=256)
-def flags_of(bits: int) -> "tuple[event_pb2.EventFlag.ValueType, ...]":
-    """The flags in a set of bits, 1 << flag each."""
-    return tuple(flag for flag in event_pb2.EventFlag.values() if flag and bits & 1 << flag)
