@@ -262,7 +262,7 @@ async def test_nothing_of_another_tenant_is_sent(served, reader, device, books):
         assert await theirs.keys() == ["theirs"]
 
 
-async def test_f19_a_reader_that_takes_nothing_holds_up_nobody(database, device, monkeypatch):
+async def test_a_reader_that_takes_nothing_holds_up_nobody(database, device, monkeypatch):
     """An ERP opens as many feeds as it may and reads none of them: another reads to the end, and
     the service holds two pages for each and no more."""
     monkeypatch.setattr(limits, "MAX_FEED_STREAMS_PER_TENANT", 4)

@@ -1,12 +1,12 @@
 """No tenant reads or changes another's rows: the database sees to it, whatever a query forgets."""
 
 from contextlib import suppress
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from tillsync_service.foundation.db import Role
+from tillsync_service.foundation.db import Role, statements
 from tillsync_service.foundation.errors import Unavailable
 
 SERVING_ROLES = ["tillsync_app", "tillsync_worker", "tillsync_lookup"]
@@ -103,6 +103,24 @@ async def test_i8_no_tenant_reads_or_changes_anothers_rows(acting, migrator, tab
 
         assert seen == ({ours, theirs} if acting.lists(table) else {ours}), table
         assert await copies(migrator, table, theirs) == before
+
+
+async def test_i8_a_feed_that_names_another_tenant_finds_nothing(database, tenants):
+    """A mistake in the service asks for another retailer's feed: there is no event, no head and no
+    consumer, and none is written."""
+    ours, theirs = tenants
+    sql = statements("tillsync_service.feed")
+    page = (0, 100, 100, 2**20, None, None, None, None)
+    arguments = {"head": (), "page": page, "consumer": ("erp",), "consumers": ()}
+    for name, more in arguments.items():
+        for asker, wanted in ((theirs, True), (ours, False)):
+            async with database.transaction(asker) as transaction:
+                rows = await transaction.fetch(sql[name], theirs, *more)
+            assert bool(rows) is wanted, name
+    commit = (sql["commit"], theirs, "erp", 9, uuid4(), True)
+    await Acting(database, Role.APP).is_refused("row-level security", ours, *commit)
+    async with database.transaction(ours, role=Role.WORKER) as transaction:
+        assert await transaction.execute(sql["delete_consumer"], theirs, "erp") == "DELETE 0"
 
 
 async def test_without_a_tenant_nothing_is_there(acting, migrator, tables, tenants):
