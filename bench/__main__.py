@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, ingest, operate, rig, sync
+from bench import drain, feed, ingest, operate, rig, sync
 from bench.figures import Figures, verdict
 
 
@@ -27,7 +27,7 @@ class Size:
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(("all", "sales", "sync", "operate")),
+    type=click.Choice(("all", "sales", "sync", "operate", "feed")),
     default="all",
     show_default=True,
     help="What is measured.",
@@ -62,6 +62,8 @@ async def _measure(console: Console, size: Size, part: str) -> Figures:
             figures |= await sync.measure(bench, console.print)
         if part in {"all", "operate"}:
             figures |= await operate.measure(bench, console.print, size.events)
+        if part in {"all", "feed"}:
+            figures |= await feed.measure(bench, console.print)
     return figures
 
 
