@@ -11,6 +11,7 @@ from tillsync_service.foundation.errors import (
     InvalidRequest,
     Overloaded,
     ServiceError,
+    StateForbids,
     Unavailable,
     render,
 )
@@ -35,6 +36,14 @@ def metadata_of(rendered: errors.RenderedStatus) -> dict[str, str | bytes]:
 
 def the_tree(root: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
     return [leaf for kind in root.__subclasses__() for leaf in (kind, *the_tree(kind))]
+
+
+def test_facts_come_with_the_reason():
+    """A program reads what it needs from a field, and not out of a sentence."""
+    error = StateForbids("Another history.", facts={"history_id": "018f"})
+
+    assert details_of(render(error))["ErrorInfo"].metadata == {"history_id": "018f"}
+    assert not details_of(render(StateForbids("So it is.")))["ErrorInfo"].metadata
 
 
 @pytest.mark.parametrize(

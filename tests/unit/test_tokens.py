@@ -20,7 +20,7 @@ from tillsync_service.fleet.standing import Verdict
 from tillsync_service.fleet.tokens import LEEWAY_SECONDS, TokenIssuer, TokenVerifier
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.errors import PermissionDenied, Unauthenticated
-from tillsync_service.foundation.identity import Device, Operator
+from tillsync_service.foundation.identity import Device, Integrator, Operator
 
 DEVICE = Device(tenant_id=uuid4(), store_id=uuid4(), device_id=uuid4())
 
@@ -133,6 +133,20 @@ def test_an_operator_is_let_in_as_far_as_the_token_goes(issuer, verifier, tenant
     token = issuer.operator_token("night shift", tenant_id, 3600)
 
     assert verifier.authenticate(token) == Operator(tenant_id, "night shift")
+
+
+def test_an_integrator_is_let_in_for_its_tenant_only(keys, issuer, verifier, clock):
+    """The ERP's token is for one tenant's feed: one without a tenant is none."""
+    tenant_id = uuid4()
+
+    token = issuer.integrator_token("erp", tenant_id, 3600)
+
+    assert verifier.authenticate(token) == Integrator(tenant_id, "erp")
+    for wrong in (..., "", None, "all"):
+        claims = good_claims(clock, aud="integrator", sub="erp", ten=wrong)
+        assert_refused(verifier, signed(keys, claims))
+    clock.passes(3600 + LEEWAY_SECONDS)
+    assert_refused(verifier, token, "TOKEN_EXPIRED")
 
 
 def test_a_token_ends_with_its_time_although_its_signature_was_remembered(issuer, verifier, clock):

@@ -26,6 +26,7 @@ _RECORDS = "tillsync_service.operator.record_commands"
 _CONFLICTS = "tillsync_service.operator.conflict_commands"
 _QUARANTINE = "tillsync_service.operator.quarantine_commands"
 _BOOKS = "tillsync_service.operator.books_commands"
+_FEED = "tillsync_service.operator.feed_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
@@ -33,6 +34,7 @@ _COMMANDS = {
     "settings": _Place(_HOST, "settings", "Every setting: TILLSYNC_… variables and defaults."),
     "keys": _Place(_HOST, "keys_group", "The keys that sign tokens: new, rotate."),
     "operator-token": _Place(_HOST, "operator_token", "Print a token for the commands below."),
+    "integrator-token": _Place(_HOST, "integrator_token", "Print a token to read a feed with."),
     "ingest-file": _Place(_HOST, "ingest_file", "Take in what a till without a link exported."),
     "tenants": _Place(_OPERATOR, "tenants", "Retailers: create, list, delete."),
     "stores": _Place(_OPERATOR, "stores", "A tenant's shops: create, list."),
@@ -47,6 +49,7 @@ _COMMANDS = {
     "waive": _Place(_BOOKS, "waive", "Say that something missing will not come, and why."),
     "restored": _Place(_BOOKS, "restored", "Say that the database was restored from a backup."),
     "health": _Place(_HEALTH, "health", "Ask a service whether it is well: exit status 0 or 1."),
+    "feed": _Place(_FEED, "feed", "Who reads the events: consumers, tail, delete-consumer."),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

@@ -273,6 +273,25 @@ async def operator_token(tenant: UUID | None, label: str, hours: float) -> None:
 
 
 @click.command()
+@click.option("--tenant", type=click.UUID, required=True, help="Whose feed it reads.")
+@click.option("--name", required=True, help="Which program it is for, for the log.")
+@click.option("--days", type=click.FloatRange(0.01, 365), default=30, show_default=True)
+@command
+async def integrator_token(tenant: UUID, name: str, days: float) -> None:
+    """Print a token for FeedService, signed with this machine's key.
+
+    It opens the tenant's feed and nothing else. Nothing ends it before its time but taking the key
+    that signed it out of the keys' file, with which every other token of that key ends too: keep
+    the days few, and let a timer make the next one.
+
+    \b
+    Example: tillsync-service integrator-token --tenant $TENANT --name erp --days 30 > erp.token
+    """
+    issuer = databases.token_issuer(_settings())
+    click.echo(issuer.integrator_token(name, tenant, round(days * 86_400)))
+
+
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @command
 async def ingest_file(file: Path) -> int:

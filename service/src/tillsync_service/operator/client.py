@@ -6,7 +6,7 @@ OperatorError     the line says what is wrong and what to do
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from tillsync.v1.admin_service_pb2_grpc import AdminServiceStub
 from tillsync.v1.books_service_pb2_grpc import BooksServiceStub
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
+from tillsync.v1.feed_service_pb2_grpc import FeedServiceStub
 from tillsync.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tillsync.v1.record_service_pb2_grpc import RecordServiceStub
 from tillsync_service.foundation import limits
@@ -142,6 +143,7 @@ class Service:
         self.admin = AdminServiceStub(self._channel)
         self.books = BooksServiceStub(self._channel)
         self.device = DeviceServiceStub(self._channel)
+        self.feed = FeedServiceStub(self._channel)
         self.ingest = IngestServiceStub(self._channel)
         self.records = RecordServiceStub(self._channel)
         self._health = HealthStub(self._channel)
@@ -198,6 +200,20 @@ class Service:
         call = method(metadata=metadata)
         try:
             yield Exchange(call, lambda error: self._failed(error, 0))
+        finally:
+            call.cancel()
+
+    async def answers(
+        self, method: "grpc.aio.UnaryStreamMultiCallable[Request, Response]", request: Request
+    ) -> AsyncGenerator[Response, None]:
+        """A stream of answers as the operator, cancelled where it is left before its end. Raises
+        OperatorError without a token, CallFailed."""
+        call = method(request, metadata=(("authorization", f"Bearer {self.must_have_token()}"),))
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise _with_hint(self._failed(error, 0)) from None
         finally:
             call.cancel()
 
