@@ -9,7 +9,13 @@ import grpc
 import pytest
 
 from support.builders import an_event
-from support.feed import Reader, declare_restored, feed_served, operator_as_token
+from support.feed import (
+    Reader,
+    declare_restored,
+    feed_served,
+    integrator_as_token,
+    operator_as_token,
+)
 from support.fleet import app_served
 from support.service import Caller, failure_of, ids_as_token
 from tillsync.v1 import feed_service_pb2 as pb
@@ -227,6 +233,18 @@ async def test_nobody_else_may_read(served, device, books):
     for token in (operator_as_token(), operator_as_token(device.tenant_id)):
         async with Reader(served.address, token) as reader:
             assert await reader.keys(tenant_id=ours) == ["ours"]
+
+
+async def test_a_token_ends_with_its_time_under_an_open_stream(served, reader, device):
+    """The ERP is connected when its token's time is over: it is told within seconds, also while
+    nothing is sold."""
+    async with aclosing(reader.pages(live=True)) as pages:
+        await anext(pages)
+        served.authenticator.spent.add(integrator_as_token(device.tenant_id))
+
+        failure = await failure_of(asyncio.wait_for(anext(pages), 10))
+
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
 
 
 async def test_consumers_of_two_tenants_know_nothing_of_each_other(served, device, books):

@@ -13,6 +13,7 @@ import grpc
 from support.builders import an_event, examined
 from support.service import kept_in_order
 from tillsync.v1 import feed_service_pb2 as pb
+from tillsync.v1.error_reason_pb2 import ErrorReason
 from tillsync.v1.event_pb2 import Event
 from tillsync.v1.feed_service_pb2_grpc import FeedServiceStub, add_FeedServiceServicer_to_server
 from tillsync_service.feed.heads import Heads
@@ -36,9 +37,16 @@ def operator_as_token(tenant_id: UUID | None = None) -> str:
 
 
 class NamesAsToken:
-    """An authenticator that believes every token of the two above."""
+    """An authenticator that believes every token of the two above while it is not spent."""
+
+    def __init__(self) -> None:
+        self.spent: set[str] = set()
 
     def authenticate(self, token: str) -> Integrator | Operator:
+        if token in self.spent:
+            raise Unauthenticated(
+                "The token's time is over.", reason=ErrorReason.ERROR_REASON_TOKEN_EXPIRED
+            )
         kind, _, tenant = token.partition(" ")
         if kind == "integrator":
             return Integrator(UUID(tenant), "erp")
@@ -77,8 +85,7 @@ class FeedServed:
     feeds: Feeds
     heads: Heads
     tills: Tills
-    server: grpc.aio.Server
-    doorkeeper: Doorkeeper
+    authenticator: NamesAsToken
 
 
 @asynccontextmanager
@@ -95,7 +102,8 @@ async def feed_served(
     store = FeedStore(database, page_bytes=page_bytes, scan_events=scan_events)
     heads = Heads(store)
     feeds = Feeds(store, heads, **settings)
-    doorkeeper = Doorkeeper(NamesAsToken())
+    authenticator = NamesAsToken()
+    doorkeeper = Doorkeeper(authenticator)
     server = grpc.aio.server(interceptors=(doorkeeper,), options=(("grpc.so_reuseport", 0),))
     add_FeedServiceServicer_to_server(FeedServicer(store, feeds), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -104,7 +112,7 @@ async def feed_served(
     tills = Tills(database, heads.wake if wakes else lambda _tenant_id: None)
     try:
         async with kept_in_order(doorkeeper):
-            yield FeedServed(address, store, feeds, heads, tills, server, doorkeeper)
+            yield FeedServed(address, store, feeds, heads, tills, authenticator)
     finally:
         await server.stop(None)
         polling.cancel()

@@ -47,10 +47,11 @@ def test_a_test_that_guards_an_invariant_exists():
     assert missing == []
 
 
-def test_a_test_that_holds_a_rule_of_sync_exists():
-    """Whoever writes a device of another make finds each rule's test: those named in SYNC.md are
-    there."""
-    named = TEST.findall((ROOT / "docs" / "SYNC.md").read_text())
+@pytest.mark.parametrize(("protocol", "tests"), [("SYNC.md", 30), ("FEED.md", 30)])
+def test_a_test_that_holds_a_rule_of_a_protocol_exists(protocol, tests):
+    """Whoever writes a device or a reader of another make finds each rule's test: those named in
+    SYNC.md and in FEED.md are there."""
+    named = TEST.findall((ROOT / "docs" / protocol).read_text())
     missing = [
         f"{file}{path}"
         for file, path in named
@@ -58,7 +59,7 @@ def test_a_test_that_holds_a_rule_of_sync_exists():
         or not set(path.split("::")[1:]) <= names_defined_in(ROOT / file)
     ]
 
-    assert len(named) > 30
+    assert len(named) > tests
     assert missing == []
 
 
