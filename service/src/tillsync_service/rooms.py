@@ -34,6 +34,7 @@ from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
 from tillsync_service.databases import listen_url, open_pool, utc_now
 from tillsync_service.feed.heads import Heads
+from tillsync_service.feed.lag import LagWatch
 from tillsync_service.feed.servicer import FeedServicer
 from tillsync_service.feed.store import FeedStore
 from tillsync_service.feed.streams import Feeds
@@ -164,7 +165,12 @@ def open_rooms(
     )
     add_BooksServiceServicer_to_server(BooksServicer(BooksStore(office)), server)
     background.run("the look for events", heads.poll())
-    add_FeedServiceServicer_to_server(FeedServicer(feed, Feeds(feed, heads)), server)
+    feeds = Feeds(feed, heads, observe=metrics.latest("feed_streams", "Feeds that are open."))
+    add_FeedServiceServicer_to_server(FeedServicer(feed, feeds), server)
+    lags = metrics.latest(
+        "feed_consumer_lag_events", "Events after a consumer's cursor.", "tenant", "consumer"
+    )
+    background.run("the watch on consumers", LagWatch(feed, lags).run())
     return group_commit
 
 

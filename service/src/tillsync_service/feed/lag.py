@@ -1,7 +1,8 @@
 """How far behind the consumers are, for whoever watches."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from uuid import UUID
 
 import structlog
 
@@ -13,17 +14,19 @@ log = structlog.get_logger(__name__)
 
 
 class LagWatch:
-    """Calls `observe` every 15 s with "feed_consumer_lag_events" and the lags of all consumers,
-    (tenant id, consumer name) to events: one that is not among them any more was deleted."""
+    """Calls `observe` every 15 s with the lags of all consumers, (tenant id, consumer name) to
+    events: one that is not among them any more was deleted."""
 
-    def __init__(self, store: FeedStore, observe: Callable[..., None]) -> None:
+    def __init__(
+        self, store: FeedStore, observe: Callable[[Mapping[tuple[UUID, str], int]], None]
+    ) -> None:
         self._store = store
         self._observe = observe
 
     async def look(self) -> None:
         """Once. Raises Unavailable."""
         lags = await self._store.lags(limits.MAX_FEED_LAGS)
-        self._observe("feed_consumer_lag_events", lags)
+        self._observe(lags)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -35,9 +35,8 @@ class _Tenant:
 
 
 class Feeds:
-    """The subscriptions of this replica. `observe` is called with "feed_streams" and how many are
-    open, whenever that changes; `luck` gives numbers from [0, 1): streams that began together do
-    not end together."""
+    """The subscriptions of this replica. `observe` is called with how many are open, whenever that
+    changes; `luck` gives numbers from [0, 1): streams that began together do not end together."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class Feeds:
         heartbeat_seconds: float = limits.HEARTBEAT_SECONDS,
         max_seconds: float = limits.MAX_FEED_SECONDS,
         luck: Callable[[], float] = random.random,
-        observe: Callable[..., None] = lambda _name, _value: None,
+        observe: Callable[[int], None] = lambda _streams: None,
     ) -> None:
         self._store = store
         self._heads = heads
@@ -97,7 +96,7 @@ class Feeds:
 
     def _count(self, more: int) -> None:
         self._open_streams += more
-        self._observe("feed_streams", self._open_streams)
+        self._observe(self._open_streams)
 
     async def _pages(
         self, tenant_id: UUID, tenant: _Tenant, cursor: Cursor, wanted: Wanted, *, live: bool

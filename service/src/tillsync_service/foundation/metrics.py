@@ -2,7 +2,7 @@
 does nothing, and who reads it is decided where the service is put together."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
 
@@ -78,6 +78,22 @@ class Metrics:
     def count(self, name: str, description: str) -> Callable[[int, Labels], None]:
         """A counter of a room's own."""
         return self._meter.create_counter(name, description=description).add
+
+    def latest(self, name: str, description: str, *labels: str) -> Callable[[Any], None]:
+        """A gauge of what it was last told: a number, or with `labels` a mapping from as many
+        values of theirs to a number."""
+        told: dict[tuple[object, ...], float] = {}
+
+        def tell(news: Any) -> None:
+            nonlocal told
+            told = dict(news) if labels else {(): news}
+
+        def read() -> Reading:
+            for values, number in told.items():
+                yield number, dict(zip(labels, map(str, values), strict=True))
+
+        self.gauge(name, description, read)
+        return tell
 
     def gauge(
         self, name: str, description: str, read: Callable[[], Reading], *, unit: str = ""
