@@ -57,7 +57,7 @@ class Said(NamedTuple):
 
 def trouble_of(argv: Sequence[str], *, is_mention: bool = False) -> str:
     """What is wrong with a command line, its program first; empty if nothing is."""
-    context = click.Context(PROGRAMS[argv[0]], info_name=argv[0])
+    context = _context(PROGRAMS[argv[0]], None, argv[0])
     words = list(argv[1:])
     if words[:1] in (["…"], ["..."]):
         return ""
@@ -75,7 +75,7 @@ def trouble_of(argv: Sequence[str], *, is_mention: bool = False) -> str:
             below = command.get_command(context, words[0])
             if below is None:
                 return f"there is no command {words[0]!r}"
-            context = click.Context(below, parent=context, info_name=words.pop(0))
+            context = _context(below, context, words.pop(0))
     except click.UsageError as error:
         return error.format_message()
 
@@ -166,3 +166,9 @@ def _words(rest: str) -> list[str]:
     words = shlex.split(rest[:end].replace("\\", "\\\\"))
     is_redirected = rest[end : end + 1] == ">" and rest[end - 1 : end].isdigit()
     return words[:-1] if is_redirected else words
+
+
+def _context(command: click.Command, parent: click.Context | None, name: str) -> click.Context:
+    """As click itself makes it: a command keeps the names of its help option from the first."""
+    settings = command.context_settings
+    return click.Context(command, parent=parent, info_name=name, **settings)

@@ -15,7 +15,9 @@ def commands_of(command: click.Command, context: click.Context) -> Iterator[clic
         return
     for name in command.list_commands(context):
         below = command.get_command(context, name)
-        yield from commands_of(below, click.Context(below, parent=context, info_name=name))
+        yield from commands_of(
+            below, click.Context(below, parent=context, info_name=name, **below.context_settings)
+        )
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -23,7 +25,7 @@ def test_help_shows_an_example(program):
     """A person at a shop's counter can copy the right line: every command's --help has an
     example."""
     main = pytest.importorskip(PROGRAMS[program]).main
-    top = click.Context(main, info_name=program)
+    top = click.Context(main, info_name=program, **main.context_settings)
 
     helps = {
         context.command_path: context.command.get_help(context)

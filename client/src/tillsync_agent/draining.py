@@ -34,7 +34,8 @@ class Edits:
 
     def waiting(self) -> int:
         """How many. Raises OutboxUnavailable."""
-        if self._replica is None and self._path.exists():
+        # An empty file is one that a full disk had no room to begin: it holds no edit.
+        if self._replica is None and self._path.exists() and self._path.stat().st_size:
             self._replica = Replica.open(self._path)
         return self._replica.edits_waiting() if self._replica else 0
 
