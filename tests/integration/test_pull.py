@@ -93,6 +93,24 @@ async def test_a_live_till_hears_of_a_change_at_once(office, till, device):
     assert till.copy.records == await office.records(device.store_id)
 
 
+async def test_a_live_till_hears_of_a_new_collection_with_all_others(office, till):
+    """Head office begins to keep customers: a connected till hears of it at once, with all the
+    collections that it had; and where only records change, of none."""
+    await office.write("product", products(1))
+    async with aclosing(till.responses(live=True)) as responses:
+        while not (await anext(responses)).HasField("checkpoint"):
+            pass
+        await office.define("visitor")
+        defined = await asyncio.wait_for(anext(responses), 10)
+        await office.write("product", products(1, price=7))
+        changed = await asyncio.wait_for(anext(responses), 10)
+
+    names = {each.name for each in defined.checkpoint.collections}
+    assert names == set(till.copy.collections) > {"visitor", "product"}
+    assert changed.HasField("checkpoint")
+    assert list(changed.checkpoint.collections) == []
+
+
 async def test_f4_a_first_load_while_head_office_writes_ends_equal(served, office, device):
     """Head office changes, adds and deletes records between any two pages of a till's first load;
     the till ends with what head office has, by count and digest."""

@@ -8,7 +8,7 @@ from tillsync.v1.record_pb2 import Collection, RecordBlock
 from tillsync.v1.sync_service_pb2 import Checkpoint, LoadReason, PullResponse
 
 STORE = "0191d0a0-0000-7000-8000-000000005001"
-Records = Mapping[str, Mapping[str, object] | None]
+Records = Mapping[str, Mapping[str, object] | str | None]
 
 
 def a_block(
@@ -24,7 +24,10 @@ def a_block(
     )
 
 
-def body_of(fields: Mapping[str, object] | None) -> str:
+def body_of(fields: Mapping[str, object] | str | None) -> str:
+    """A text is the body as it is."""
+    if isinstance(fields, str):
+        return fields
     return "" if fields is None else json.dumps(fields, ensure_ascii=False)
 
 

@@ -11,6 +11,7 @@ ARCHITECTURE = ROOT / "docs" / "ARCHITECTURE.md"
 DECISIONS = ROOT / "docs" / "adr"
 
 INVARIANT = re.compile(r"^\| *\**(I\d+)\** *\|(.*)\|\s*$", re.MULTILINE)
+RULE = re.compile(r"^\| ([RPEC]\d+) \|(.*)\|$", re.MULTILINE)
 TEST = re.compile(r"(tests/[\w/]+\.py)((?:::\w+)*)")
 
 
@@ -61,6 +62,17 @@ def test_a_test_that_holds_a_rule_of_a_protocol_exists(protocol, tests):
 
     assert len(named) > tests
     assert missing == []
+
+
+def test_every_rule_of_sync_names_its_test():
+    """A rule that nothing holds is a wish: each row of SYNC.md's tables names a test by its name,
+    and no number is given twice."""
+    rules = RULE.findall((ROOT / "docs" / "SYNC.md").read_text())
+
+    names = [name for name, _ in rules]
+    assert len(names) >= 50
+    assert sorted(set(names)) == sorted(names)
+    assert [name for name, row in rules if not re.search(r"tests/[\w/]+\.py::\w+", row)] == []
 
 
 def test_every_decision_is_in_the_index():

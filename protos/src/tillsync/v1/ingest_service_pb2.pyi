@@ -54,7 +54,7 @@ class IngestResponse(_message.Message):
     HISTORY_ID_FIELD_NUMBER: _builtins.int
     SERVED_AT_FIELD_NUMBER: _builtins.int
     history_id: _builtins.str
-    """Which history of the service the positions belong to. It changes when the service was
+    """Which history of events the positions belong to, not that of the records. It changes when the service was
     restored from a backup: what was acknowledged under another history may be gone.
     """
     @_builtins.property

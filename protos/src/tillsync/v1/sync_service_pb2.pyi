@@ -150,7 +150,7 @@ class PullRequest(_message.Message):
     @_builtins.property
     def reload_collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Collections whose copy the device does not trust: they are loaded again, whole. Needs a cursor
-        of a checkpoint.
+        of a checkpoint. COLLECTION_UNKNOWN where one is not there: pull without it. At most 100.
         """
 
     def __init__(
@@ -300,7 +300,7 @@ class Checkpoint(_message.Message):
     version: _builtins.int
     """The version at which the copy is whole."""
     history_id: _builtins.str
-    """Which history it belongs to."""
+    """Which history of the records it belongs to; see docs/SYNC.md."""
     store_id: _builtins.str
     """The store whose records the device holds beside the tenant's. What it has of any other store
     is gone.
@@ -315,7 +315,7 @@ class Checkpoint(_message.Message):
 
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Collection]:
-        """The collections: all of them in the first checkpoint of a stream, and whenever one changed."""
+        """All collections, in the first checkpoint of a stream and whenever one changed; otherwise none."""
 
     @_builtins.property
     def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutationMark]:
@@ -387,7 +387,7 @@ class MutationMark(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Which numbering."""
+    """Which numbering of edits; not one of an outbox."""
     sequence: _builtins.int
     """The last edit with an outcome."""
     def __init__(
@@ -429,7 +429,9 @@ class Mutation(_message.Message):
     kind: Global___MutationKind.ValueType
     """What is done to it."""
     base_version: _builtins.int
-    """The version of the record that the device had when the edit was made; 0: it had none."""
+    """The version of the record in the device's copy when the edit was made, whatever edits waited
+    over it; 0: it had none.
+    """
     body: _builtins.str
     """One JSON object in UTF-8, at most 64 KiB; empty for DELETE."""
     mutation_id: _builtins.str
@@ -465,10 +467,12 @@ class PushRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     MUTATIONS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Which numbering: a random positive number, minted when the device's copy was created."""
+    """Which numbering of edits: a random positive number, minted when the device's copy was created.
+    Not that of its outbox.
+    """
     @_builtins.property
     def mutations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mutation]:
-        """1 to 500 edits, numbered without holes."""
+        """1 to 500 edits, numbered without holes; at most 4 MiB in all."""
 
     def __init__(
         self,
@@ -532,7 +536,7 @@ class PushResponse(_message.Message):
     next_sequence: _builtins.int
     """From which number on to push next."""
     history_id: _builtins.str
-    """Which history the versions belong to."""
+    """Which history of the records the versions belong to."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutationResult]:
         """One result per edit, in order, up to the first whose number was used for another edit. None at

@@ -64,7 +64,9 @@ class SyncServiceServicer:
         it again with the last cursor.
         Errors: INVALID_ARGUMENT with CURSOR_INVALID, the cursor is not one that this service gave to
         this tenant: pull without one; with COLLECTION_UNKNOWN, see reload_collections; UNAVAILABLE
-        and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token.
+        and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token;
+        PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_SUSPECT), until an operator has decided; NOT_FOUND
+        with TENANT_GONE, enrol again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,9 +77,12 @@ class SyncServiceServicer:
 
         Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
         the first outcomes again.
-        Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-        MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
-        without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+        Errors: INVALID_ARGUMENT names the field, nothing was applied; with MUTATION_GAP, the edits are
+        not numbered without holes; FAILED_PRECONDITION with MUTATION_REUSED, the first number was used
+        for another edit (a cloned disk): number the edits without an answer anew under a new epoch;
+        UNAVAILABLE and RESOURCE_EXHAUSTED, perhaps applied, perhaps not: the same again after
+        RetryInfo; UNAUTHENTICATED, get a new token; PERMISSION_DENIED (DEVICE_REVOKED,
+        DEVICE_SUSPECT), until an operator has decided; NOT_FOUND with TENANT_GONE, enrol again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,16 +45,21 @@ class SyncServiceStub:
     it again with the last cursor.
     Errors: INVALID_ARGUMENT with CURSOR_INVALID, the cursor is not one that this service gave to
     this tenant: pull without one; with COLLECTION_UNKNOWN, see reload_collections; UNAVAILABLE
-    and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token.
+    and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token;
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_SUSPECT), until an operator has decided; NOT_FOUND
+    with TENANT_GONE, enrol again.
     """
     Push: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.PushRequest, _sync_service_pb2.PushResponse]
     """Push applies a device's edits in their order, each exactly once.
 
     Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
     the first outcomes again.
-    Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-    MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
-    without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+    Errors: INVALID_ARGUMENT names the field, nothing was applied; with MUTATION_GAP, the edits are
+    not numbered without holes; FAILED_PRECONDITION with MUTATION_REUSED, the first number was used
+    for another edit (a cloned disk): number the edits without an answer anew under a new epoch;
+    UNAVAILABLE and RESOURCE_EXHAUSTED, perhaps applied, perhaps not: the same again after
+    RetryInfo; UNAUTHENTICATED, get a new token; PERMISSION_DENIED (DEVICE_REVOKED,
+    DEVICE_SUSPECT), until an operator has decided; NOT_FOUND with TENANT_GONE, enrol again.
     """
 
 @_typing.type_check_only
@@ -74,16 +79,21 @@ class SyncServiceAsyncStub(SyncServiceStub):
     it again with the last cursor.
     Errors: INVALID_ARGUMENT with CURSOR_INVALID, the cursor is not one that this service gave to
     this tenant: pull without one; with COLLECTION_UNKNOWN, see reload_collections; UNAVAILABLE
-    and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token.
+    and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token;
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_SUSPECT), until an operator has decided; NOT_FOUND
+    with TENANT_GONE, enrol again.
     """
     Push: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.PushRequest, _sync_service_pb2.PushResponse]  # type: ignore[assignment]
     """Push applies a device's edits in their order, each exactly once.
 
     Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
     the first outcomes again.
-    Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-    MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
-    without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+    Errors: INVALID_ARGUMENT names the field, nothing was applied; with MUTATION_GAP, the edits are
+    not numbered without holes; FAILED_PRECONDITION with MUTATION_REUSED, the first number was used
+    for another edit (a cloned disk): number the edits without an answer anew under a new epoch;
+    UNAVAILABLE and RESOURCE_EXHAUSTED, perhaps applied, perhaps not: the same again after
+    RetryInfo; UNAUTHENTICATED, get a new token; PERMISSION_DENIED (DEVICE_REVOKED,
+    DEVICE_SUSPECT), until an operator has decided; NOT_FOUND with TENANT_GONE, enrol again.
     """
 
 class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,7 +116,9 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         it again with the last cursor.
         Errors: INVALID_ARGUMENT with CURSOR_INVALID, the cursor is not one that this service gave to
         this tenant: pull without one; with COLLECTION_UNKNOWN, see reload_collections; UNAVAILABLE
-        and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token.
+        and RESOURCE_EXHAUSTED, the same again after RetryInfo; UNAUTHENTICATED, get a new token;
+        PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_SUSPECT), until an operator has decided; NOT_FOUND
+        with TENANT_GONE, enrol again.
         """
 
     @_abc_1.abstractmethod
@@ -119,9 +131,12 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Commits: all of them with their outcomes, in one transaction, before the answer. A repeat hears
         the first outcomes again.
-        Errors: INVALID_ARGUMENT names the field, nothing was applied; FAILED_PRECONDITION with
-        MUTATION_REUSED, the first number was used for another edit (a cloned disk): number the edits
-        without an answer anew under a new epoch; UNAVAILABLE, perhaps applied, perhaps not: the same again.
+        Errors: INVALID_ARGUMENT names the field, nothing was applied; with MUTATION_GAP, the edits are
+        not numbered without holes; FAILED_PRECONDITION with MUTATION_REUSED, the first number was used
+        for another edit (a cloned disk): number the edits without an answer anew under a new epoch;
+        UNAVAILABLE and RESOURCE_EXHAUSTED, perhaps applied, perhaps not: the same again after
+        RetryInfo; UNAUTHENTICATED, get a new token; PERMISSION_DENIED (DEVICE_REVOKED,
+        DEVICE_SUSPECT), until an operator has decided; NOT_FOUND with TENANT_GONE, enrol again.
         """
 
 def add_SyncServiceServicer_to_server(servicer: SyncServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
