@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from support.operators import Ended, Shell, reachable_folder
-from tillsync_service.config import Settings
+from tillsync_service.config import CLIENT_SETTINGS, Settings
 from tillsync_service.foundation.embedded import EmbeddedPostgres
 
 
@@ -63,8 +63,11 @@ async def test_every_setting_is_listed_with_what_it_is_for(folder):
         at = lines.index(f"TILLSYNC_{name.upper()} (default: {default})")
         assert lines[at + 1] == f"    {field.description}"
         assert field.description
+    for name, description in CLIENT_SETTINGS.items():
+        assert lines[lines.index(f"TILLSYNC_{name.upper()}") + 1] == f"    {description}"
     assert (listed.status, listed.err) == (0, "")
-    assert len(lines) == 2 * len(Settings.model_fields)
+    assert len(lines) == 2 * len(Settings.model_fields) + 3 + 2 * len(CLIENT_SETTINGS)
+    assert "json for programs, text for people" in listed.out
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a file with read errors")

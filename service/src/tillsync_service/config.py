@@ -24,7 +24,11 @@ PREFIX = "TILLSYNC_"
 # Variables of this prefix that belong to others.
 _NOT_OURS = ("TILLSYNC_AGENT_", "TILLSYNC_TEST_")
 # What the operator's own commands read (operator/); known here so that they count as spelt right.
-CLIENT_SETTINGS = ("service_address", "operator_token", "ca_file")
+CLIENT_SETTINGS = {
+    "service_address": "The service that they speak to, HOST:PORT (default: 127.0.0.1:7070).",
+    "operator_token": "Who they are: $(tillsync-service operator-token) on the service's machine.",
+    "ca_file": "PEM of your own CA, for TLS (default: the public ones).",
+}
 
 MAX_PORT = 65_535
 OFF = "off"
@@ -129,9 +133,12 @@ class Settings(BaseSettings):
         default=True, description="Off counts and traces nothing: for measuring only."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe level that is logged."
+        "info",
+        description="The least severe level that is logged: debug, info, warning or error.",
     )
-    log_format: Literal["json", "text"] = Field("json", description="How log lines look.")
+    log_format: Literal["json", "text"] = Field(
+        "json", description="How log lines look: json for programs, text for people."
+    )
 
     @field_validator("database_url", "listen_url", "migration_url")
     @classmethod

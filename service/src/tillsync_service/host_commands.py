@@ -246,7 +246,8 @@ async def rotate(file: Path) -> None:
 
 @click.command()
 def settings() -> None:
-    """List every setting of the service: its variable, its default, what it is for.
+    """List every setting of the service and of the operator's commands: its variable, its default,
+    what it is for.
 
     \b
     Example: tillsync-service settings
@@ -255,6 +256,10 @@ def settings() -> None:
         default = "unset" if field.default is None else field.default
         click.echo(f"{config.PREFIX}{name.upper()} (default: {default})")
         click.echo(f"    {field.description}")
+    click.echo("\nOf the commands that speak to a running service, from anywhere:\n")
+    for name, description in config.CLIENT_SETTINGS.items():
+        click.echo(f"{config.PREFIX}{name.upper()}")
+        click.echo(f"    {description}")
 
 
 @click.command()
