@@ -7,16 +7,19 @@ from uuid import UUID, uuid4
 import asyncpg
 import grpc
 import pytest
+from google.protobuf.any_pb2 import Any
 
 from support.builders import an_event
 from support.feed import (
     Reader,
+    Tills,
     declare_restored,
     feed_served,
     integrator_as_token,
     operator_as_token,
 )
 from support.fleet import app_served
+from support.polling import eventually
 from support.service import Caller, failure_of, ids_as_token
 from tillsync.v1 import feed_service_pb2 as pb
 from tillsync.v1.admin_service_pb2 import ListTenantsRequest
@@ -144,6 +147,46 @@ async def test_f35_a_commit_that_fails_once_skips_nothing_and_sticks_nowhere(
             for number in (3, 4, 5):
                 assert (await reader.commit("erp", after[number])).position == number + 1
                 assert await reader.keys(consumer="erp") == keys[number + 1 :]
+    finally:
+        await holder.close()
+        await database.close()
+
+
+async def test_two_commits_at_once_end_at_the_later_place(served, reader, device):
+    """Two machines run the same consumer by mistake: whichever commit comes last, the consumer does
+    not go back."""
+    keys, after = await sold(served, reader, device)
+    for _ in range(10):
+        await reader.commit("erp", after[0], rewind=True)
+        await asyncio.gather(
+            *(reader.commit("erp", after[n]) for n in (3, 1, 4, 2)), return_exceptions=True
+        )
+        assert await reader.keys(consumer="erp") == keys[5:]
+
+
+async def test_a_read_that_fails_costs_a_repeat(
+    database_url, device, admin_database_url, monkeypatch
+):
+    """The database does not answer in time while the ERP reads: its stream ends as UNAVAILABLE, and
+    it goes on from its last page and misses nothing."""
+    monkeypatch.setattr(limits, "LOCK_TIMEOUT_MS", 200)
+    database = await Database.connect(database_url)
+    holder = await asyncpg.connect(admin_database_url)
+    try:
+        async with (
+            feed_served(database) as served,
+            Reader.of(served.address, device.tenant_id) as reader,
+        ):
+            keys, after = await sold(served, reader, device)
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE tillsync.event")
+                failure = await failure_of(reader.read(cursor=after[1]))
+            assert (failure.code, failure.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "DATABASE_UNAVAILABLE",
+            )
+            assert failure.pushback_ms
+            assert await reader.keys(cursor=after[1]) == keys[2:]
     finally:
         await holder.close()
         await database.close()
@@ -336,6 +379,38 @@ async def test_a_stop_ends_live_feeds_at_once(database_url, device, tmp_path):
         for call in calls:
             failure = await failure_of(asyncio.wait_for(call.read(), 20))
             assert failure.reason == "SHUTTING_DOWN"
+
+
+async def test_a_stop_waits_no_longer_than_its_grace_for_a_reader_that_takes_nothing(
+    database, database_url, device, tmp_path
+):
+    """An ERP hangs in the middle of a page while the service is updated: its stream is cut when the
+    grace is over, and the report says so."""
+    keys = tmp_path / "keys.json"
+    create_key_file(keys)
+    settings = Settings(
+        database_url=database_url, signing_keys=keys, listen="127.0.0.1:0", stop_grace_seconds=1
+    )
+    body = Any(type_url="type.example.com/large", value=b"x" * 500_000)
+    for _ in range(10):
+        await Tills(database).sell_many(device, 6, body=body)
+    async with App(settings) as app, grpc.aio.insecure_channel(app.address) as channel:
+        token = token_issuer(settings).integrator_token("erp", device.tenant_id, 3600)
+        metadata = (("authorization", f"Bearer {token}"),)
+        call = FeedServiceStub(channel).Subscribe(pb.SubscribeRequest(), metadata=metadata)
+        await call.read()
+        await eventually(lambda: _waits_for_its_peer(app))
+
+        report = await app.stop()
+
+        assert (report.outcome, report.calls_cut) == ("deadline", 1)
+        assert report.seconds < 5
+
+
+def _waits_for_its_peer(app):
+    (guest,) = app._doorkeeper._house._guests
+    since = guest.waits_for_peer_since
+    return since is not None and asyncio.get_running_loop().time() - since > 0.3
 
 
 async def test_the_service_as_it_is_composed_feeds_an_integrator(database_url, tmp_path):
