@@ -144,9 +144,10 @@ class Database:
 
     @property
     def connections(self) -> dict[str, int]:
-        """How many there are, by what they do: busy, idle."""
-        idle = self._pool.get_idle_size()
-        return {"busy": self._pool.get_size() - idle, "idle": idle}
+        """How many there may be, by what they do: busy, idle, unopened."""
+        opened, idle = self._pool.get_size(), self._pool.get_idle_size()
+        unopened = self._pool.get_max_size() - opened
+        return {"busy": opened - idle, "idle": idle, "unopened": unopened}
 
     async def close(self) -> None:
         await self._pool.close()
