@@ -14,6 +14,7 @@ import asyncpg
 import grpc
 import pytest
 
+from support.agentshell import Shell
 from support.books import Books
 from support.fleet import Fleet
 from support.till import Till, a_sale, until
@@ -406,3 +407,34 @@ async def test_a_till_whose_secret_is_in_two_hands_goes_on_selling(office, till)
 
     assert left.waiting == 0
     assert till.note.link == "closed"
+
+
+@pytest.mark.parametrize("is_same_tenant", [True, False], ids=["its tenant", "another tenant"])
+async def test_a_till_that_the_backup_does_not_know_joins_anew(office, tmp_path, is_same_tenant):
+    """A till joined and sold after the backup that head office was restored from: joining once
+    more, it sends again what it had delivered, each sale once; but not to another retailer, whose
+    it is not."""
+    async with office.open() as fleet:
+        store = await fleet.a_store()
+    backup = await office.backed_up()
+    async with office.open() as fleet:
+        code = (await fleet.operator().stub.CreateEnrolmentCode(store)).code
+        till = await enrolled(office, tmp_path / "till", code)
+        keys = till.record(3, business_day=DAY)
+        await till.drained()
+        keys += till.record(1, business_day=DAY)
+        till.close()
+    await office.restore(backup, told=True)
+    async with office.open() as fleet:
+        joined = store if is_same_tenant else await fleet.a_store()
+        code = (await fleet.operator().stub.CreateEnrolmentCode(joined)).code
+        shell = Shell(tmp_path / "till")
+        arguments = ("--service", office.address, "--code", code, "--name", "till 3")
+        assert (await shell("enroll", *arguments, "--replace", "--restored"))[0] == 0
+        assert (await shell("drain", "--timeout", "20"))[0] == 0
+        reconciled = await shell("reconcile", "--timeout", "20")
+
+    assert reconciled[0] == 0, reconciled
+    async with office.looked_into() as books:
+        stored = await books.keys(UUID(joined.tenant_id))
+    assert stored == (keys if is_same_tenant else keys[3:])

@@ -63,6 +63,10 @@ class OutboxBooks:
             first = reached + 1
         return offered
 
+    def offer_everything_again(self) -> int:
+        """The same with every number that this device has counted."""
+        return sum(self.offer_again(epoch, 1, last) for epoch, last in self.counted().outboxes)
+
 
 def start_epoch(epoch: int, another_device: bool, cursor: Cursor) -> None:  # noqa: FBT001 - for partial
     """Numbers what is recorded from now on as another outbox. The present one's numbers stay

@@ -114,6 +114,12 @@ def main(ctx: click.Context, state_dir: Path | None) -> None:
     help="Give up the identity this device has. Sales and edits that wait are sent as the new "
     "device's; edits that head office has answered are not sent again.",
 )
+@click.option(
+    "--restored",
+    is_flag=True,
+    help="With --replace, where head office was restored from a backup that does not know this "
+    "device: sales that it had answered and that are kept here are sent again, too.",
+)
 @click.pass_obj
 def enroll(
     state_dir: Path | None,
@@ -124,6 +130,7 @@ def enroll(
     ca_file: str | None,
     plaintext: bool,
     again: bool,
+    restored: bool,
 ) -> None:
     """Trades a one-time code for this device's identity.
 
@@ -147,6 +154,9 @@ def enroll(
         secret = RefreshSecret(settings.secret_path)
         identity = asyncio.run(link.enroll(settings, secret, code, name))
         if settings.device_id not in {"", identity.device_id}:
+            if restored and settings.tenant_id == identity.tenant_id:
+                # A key counts once per tenant, so it harms nothing where head office has them.
+                outbox.books.offer_everything_again()
             outbox.start_new_epoch(another_device=True)  # the new device's numbers begin at 1
             if settings.replica_path.exists():
                 with Replica.open(settings.replica_path) as replica:
