@@ -4,58 +4,27 @@ import re
 from pathlib import Path
 
 import yaml
+from prometheus_client import CollectorRegistry
 
 from tillsync_agent import config as agent_config
-from tillsync_service import config
+from tillsync_service import config, web
+from tillsync_service.health import LIVENESS, READINESS, STARTUP
 from tillsync_service.rooms import SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 
 GRPC_PORT, HTTP_PORT = 7070, 7071
 
-# The names of what is being built. Each set is to be read from the code as soon as it is there:
-# METRICS from foundation/metrics (the instruments), HEALTH from foundation/health, HTTP_PATHS from
-# the HTTP server, COMING from nothing: by then they are in config.Settings.
-METRICS = {
-    "build_info": {"version", "migration"},
-    "ingest_events_total": {"tenant", "source", "verdict"},
-    "ingest_dedup_total": {"tenant", "source"},
-    "group_commit_batch_size": set(),
-    "group_commit_waiting_events": set(),
-    "db_query_duration_seconds": {"statement"},
-    "db_pool_connections": {"pool", "state"},
-    "rpc_duration_seconds": {"method", "code"},
-    "rpc_inside": {"method"},
-    "store_oldest_unacknowledged_seconds": {"tenant", "store"},
-    "live_pulls": set(),
-    "feed_consumer_lag_events": {"tenant", "consumer"},
-    "feed_streams": set(),
-    "projection_lag_events": {"tenant"},
-    "projection_events_total": {"tenant", "outcome"},
-    "dead_letters_waiting": {"tenant"},
-    "ready": set(),
-}
-HISTOGRAMS = {"group_commit_batch_size", "db_query_duration_seconds", "rpc_duration_seconds"}
-LABEL_VALUES = {
-    "source": {"call", "stream", "file"},
-    "verdict": {"accepted", "duplicate", "conflict", "rejected"},
-    "state": {"open", "idle"},
-    "outcome": {"projected", "skipped", "dead"},
-}
-HEALTH = {"", "startup", "liveness", "readiness", *SERVICES}
-HTTP_PATHS = {"/startupz", "/livez", "/readyz", "/metrics", "/healthz", "/health/ready"}
-COMING = {
-    "http_listen",
-    "otlp_endpoint",
-    "trace_ratio",
-    "ready_timeout_seconds",
-    "drain_notice_seconds",
-    "projection_workers",
-}
+HEALTH = {"", STARTUP, LIVENESS, READINESS, *SERVICES}
+HTTP_PATHS = {route.path for route in web.application(web.Probes(), CollectorRegistry()).routes}
+
+# What the projections bring: what is named here goes as soon as it is there.
+COMING_SETTINGS = {"TILLSYNC_PROJECTION_WORKERS"}
+COMING_METRICS = {"projection_lag_events", "projection_events_total", "dead_letters_waiting"}
 
 SETTINGS = {
     f"{config.PREFIX}{name.upper()}"
-    for name in (*config.Settings.model_fields, *config.CLIENT_SETTINGS, *COMING)
+    for name in (*config.Settings.model_fields, *config.CLIENT_SETTINGS)
 }
 AGENT_SETTINGS = {
     f"{agent_config.ENV_PREFIX}{name.upper()}"
@@ -72,12 +41,33 @@ def unknown_settings(text: str) -> set[str]:
     return {
         name
         for name in _NAMED.findall(text)
-        if name not in SETTINGS | AGENT_SETTINGS and not name.startswith("TILLSYNC_TEST_")
+        if name not in SETTINGS | AGENT_SETTINGS | COMING_SETTINGS
+        and not name.startswith("TILLSYNC_TEST_")
     }
 
 
 def read(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+def metrics_in(handbook: str) -> dict[str, tuple[str, set[str]]]:
+    """The handbook's table of metrics: kind and labels by name."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\|", handbook, re.MULTILINE
+    )
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+# Held against a live service by tests/integration/test_handbook.py, as the labels' values are.
+_METRICS = metrics_in(read("docs/OPERATIONS.md"))
+METRICS = {name: labels for name, (_, labels) in _METRICS.items()}
+HISTOGRAMS = {name for name, (kind, _) in _METRICS.items() if kind == "histogram"}
+LABEL_VALUES = {
+    "source": {"call", "stream", "file"},
+    "verdict": {"accepted", "duplicate", "conflict", "rejected"},
+    "state": {"busy", "idle", "unopened"},
+    "outcome": {"projected", "skipped", "dead"},
+}
 
 
 def parsed(path: str):
@@ -96,14 +86,9 @@ def environment_of(dockerfile: str) -> dict[str, str]:
 
 
 def settings_from(environment: dict[str, str]) -> config.Settings:
-    """The settings of a service with this environment, those that are still to come left out.
-    Raises SettingsError, as the service itself."""
+    """The settings of a service with this environment. Raises SettingsError, as the service."""
     known = {
-        name: str(value)
-        for name, value in environment.items()
-        if name.startswith(config.PREFIX)
-        and name.removeprefix(config.PREFIX).lower()
-        not in COMING - set(config.Settings.model_fields)
+        name: str(value) for name, value in environment.items() if name.startswith(config.PREFIX)
     }
     config._refuse_misspelt(known)
     return config.Settings(
