@@ -12,7 +12,7 @@ from tillsync_service.foundation.errors import Unavailable
 SERVING_ROLES = ["tillsync_app", "tillsync_worker", "tillsync_lookup"]
 
 # What the worker may list of every tenant.
-LISTED_BY_THE_WORKER = {"tenant", "tenant_head", "feed_consumer"}
+LISTED_BY_THE_WORKER = {"tenant", "tenant_head", "feed_consumer", "projection", "dead_letter"}
 
 
 @pytest.fixture

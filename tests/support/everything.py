@@ -1,4 +1,4 @@
-"""One row in each table of sync, books and feed, for tests that ask about every table."""
+"""One row in each table that no ordinary sale fills, for tests that ask about every table."""
 
 from uuid import UUID
 
@@ -18,6 +18,14 @@ _ROWS = (
     "waiver VALUES ($1, gen_random_uuid(), $2, 1, '[1,2)', NULL, 'torn', 'op')",
     "audit VALUES ($1, $2, now(), 'op', 'waive', '{}')",
     "feed_consumer VALUES ($1, 'erp', 1, $2)",
+    "projection VALUES ($1, 'retail', 1, $2)",
+    "sale VALUES ($1, 1, 'sale', 'k', $2, $2, '-infinity', NULL, 'X', 1, 0, 0, '', '', '', '', '')",
+    "sale_line VALUES ($1, 1, 1, '4711', 1, '', 1, 0, 1)",
+    "tender VALUES ($1, 1, 1, 'cash', 1, '')",
+    "movement VALUES ($1, 2, 1, 'cash', 'k', $2, $2, '-infinity', NULL, '', '', 0, 'X', 1, '', '')",
+    "stock_level VALUES ($1, $2, '4711', 1)",
+    "day_total VALUES ($1, $2, '2026-11-22', 'EUR', 1, 1, 0, 0, 0, 1, 0)",
+    "dead_letter VALUES ($1, 3, 'k3', $2, $2, 'x', 'BODY_UNREADABLE', 'body', '')",
 )
 
 

@@ -158,6 +158,65 @@ WHERE tenant_id = $1 AND (collection, scope, record_id) IN (
     WHERE tenant_id = $1 ORDER BY collection, scope, record_id LIMIT $2
 )
 
+-- name: remove_projection
+-- In chunks, as above.
+DELETE FROM tillsync.projection
+WHERE tenant_id = $1 AND name IN (
+    SELECT name FROM tillsync.projection
+    WHERE tenant_id = $1 ORDER BY name LIMIT $2
+)
+
+-- name: remove_sale
+-- In chunks, as above.
+DELETE FROM tillsync.sale
+WHERE tenant_id = $1 AND position IN (
+    SELECT position FROM tillsync.sale
+    WHERE tenant_id = $1 ORDER BY position LIMIT $2
+)
+
+-- name: remove_sale_line
+-- In chunks, as above.
+DELETE FROM tillsync.sale_line
+WHERE tenant_id = $1 AND (position, number) IN (
+    SELECT position, number FROM tillsync.sale_line
+    WHERE tenant_id = $1 ORDER BY position, number LIMIT $2
+)
+
+-- name: remove_tender
+-- In chunks, as above.
+DELETE FROM tillsync.tender
+WHERE tenant_id = $1 AND (position, number) IN (
+    SELECT position, number FROM tillsync.tender
+    WHERE tenant_id = $1 ORDER BY position, number LIMIT $2
+)
+
+-- name: remove_movement
+-- In chunks, as above.
+DELETE FROM tillsync.movement
+WHERE tenant_id = $1 AND (position, number) IN (
+    SELECT position, number FROM tillsync.movement
+    WHERE tenant_id = $1 ORDER BY position, number LIMIT $2
+)
+
+-- name: remove_stock_level
+-- In chunks, as above.
+DELETE FROM tillsync.stock_level
+WHERE tenant_id = $1 AND (store_id, product_id) IN (
+    SELECT store_id, product_id FROM tillsync.stock_level
+    WHERE tenant_id = $1 ORDER BY store_id, product_id LIMIT $2
+)
+
+-- name: remove_dead_letter
+-- In chunks, as above.
+DELETE FROM tillsync.dead_letter
+WHERE tenant_id = $1 AND position IN (
+    SELECT position FROM tillsync.dead_letter
+    WHERE tenant_id = $1 ORDER BY position LIMIT $2
+)
+
+-- name: remove_day_total
+DELETE FROM tillsync.day_total WHERE tenant_id = $1
+
 -- name: remove_record_digest
 DELETE FROM tillsync.record_digest WHERE tenant_id = $1
 

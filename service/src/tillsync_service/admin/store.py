@@ -13,8 +13,21 @@ _SQL = statements("tillsync_service.admin")
 # before it. The first keeps new events out; the big ones go in chunks, the others in one
 # transaction with the tenant itself.
 REMOVED_FIRST = "tenant_head"
-REMOVED_IN_CHUNKS = ("event", "event_key", "record")
+# (projection is the first of them: it waits for who is projecting, and nobody begins after that.)
+REMOVED_IN_CHUNKS = (
+    "projection",
+    "sale",
+    "sale_line",
+    "tender",
+    "movement",
+    "stock_level",
+    "dead_letter",
+    "event",
+    "event_key",
+    "record",
+)
 REMOVED_AT_LAST = (
+    "day_total",
     "record_digest",
     "record_staging",
     "collection",

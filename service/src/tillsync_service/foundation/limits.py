@@ -165,3 +165,17 @@ FEED_QUIET_SECONDS = 1.0
 FEED_LAG_EVERY_SECONDS = 15.0
 # Consumers of all tenants whose lag is watched.
 MAX_FEED_LAGS = 10_000
+
+# Projections. A page is one transaction; of ten-line sales it takes some fifty milliseconds.
+MAX_DOCUMENT_LINES = 10_000
+PROJECT_PAGE_EVENTS = 250
+PROJECT_PAGE_BYTES = 2 * 1024 * 1024
+# How many events are looked into before the loop looks around: about a millisecond.
+PROJECT_SLICE_EVENTS = 25
+DEFAULT_PROJECTION_WORKERS = 2
+# Beside those of the workers: to see who is behind.
+PROJECTION_MORE_CONNECTIONS = 1
+PROJECT_RETRY_SECONDS = 1.0
+MAX_PROJECT_RETRY_SECONDS = 30.0
+COUNT_DEAD_LETTERS_SECONDS = 10.0
+REBUILD_SHOW_SECONDS = 0.5

@@ -1,0 +1,148 @@
+"""Writes what events become, within a transaction that holds the tenant's projection."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from tillsync_service.foundation import limits
+from tillsync_service.foundation.db import DataRefused, Row, Transaction, statements
+from tillsync_service.projections.enrich import enrich
+from tillsync_service.projections.reasons import Reason, Why
+from tillsync_service.projections.rows import Dead, Recorded, Rows
+from tillsync_service.projections.voids import Target, Voiding, judge
+
+SQL = statements("tillsync_service.projections")
+
+# For the opening round trip. Every statement here finds its rows by an index; a table that the
+# planner knows nothing of yet is not read from end to end because it was empty when it looked.
+BY_INDEX = "SET LOCAL enable_seqscan = off"
+
+_ENVELOPE = len(Recorded._fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How documents were taken back before a page's rows were made anew: `kept` by others, `held`
+    by events of the page."""
+
+    kept: Sequence[Voiding] = ()
+    held: Collection[Voiding] = ()
+
+
+_NOTHING_BEFORE = Before()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a page: the numbers of events, and the dead ones."""
+
+    projected: int = 0
+    skipped: int = 0
+    dead: Sequence[Dead] = ()
+
+
+def recorded(row: Row) -> Recorded:
+    """The event in a row that begins with its columns."""
+    return Recorded._make(row[:_ENVELOPE])
+
+
+async def project(
+    transaction: Transaction,
+    tenant_id: UUID,
+    events: Sequence[Recorded],
+    *,
+    refused: DataRefused | None = None,
+    anywhere: bool = False,
+    before: Before = _NOTHING_BEFORE,
+) -> Outcome:
+    """Writes the rows of `events`, of which none has rows yet. The dead ones are returned, and not
+    buried. `refused`: what Postgres said of these events when it was asked before. `anywhere`: a
+    void may take back what came after it.
+
+    Raises DataRefused when Postgres refuses one of their rows; nothing can be written after that.
+    """
+    rows = Rows()
+    if refused is None:
+        await _enrich(events, rows)
+    else:
+        rows.dead += [Dead(event, _refusal(refused)) for event in events]
+    if rows.sales:
+        await transaction.execute(
+            SQL["write"],
+            tenant_id,
+            *rows.sale_columns(),
+            *rows.line_columns(),
+            *rows.tender_columns(),
+        )
+    if rows.movements:
+        await transaction.execute(SQL["write_movements"], tenant_id, *rows.movement_columns())
+    if documents := rows.documents():
+        await transaction.execute(SQL["count"], tenant_id, documents, 1)
+        written = {*documents}
+        kept = [voiding for voiding in before.kept if voiding.target in written]
+        await _take_back(transaction, tenant_id, kept)
+    if rows.voids:
+        targets = await _targets(transaction, tenant_id, rows)
+        voidings, dead = judge(rows.voids, targets, anywhere=anywhere, held=before.held)
+        await _take_back(transaction, tenant_id, voidings)
+        rows.dead += dead
+    projected = len(events) - len(rows.skipped) - len(rows.dead)
+    return Outcome(projected, len(rows.skipped), rows.dead)
+
+
+async def _take_back(
+    transaction: Transaction, tenant_id: UUID, voidings: Sequence[Voiding]
+) -> None:
+    """Marks documents as taken back; the sums follow."""
+    await mark(
+        transaction,
+        tenant_id,
+        [voiding.target for voiding in voidings],
+        [voiding.position for voiding in voidings],
+    )
+
+
+async def mark(
+    transaction: Transaction,
+    tenant_id: UUID,
+    documents: Sequence[int],
+    voided_by: Sequence[int | None],
+) -> None:
+    """Says of documents by which event each was taken back, None: by none. The sums follow."""
+    if documents:
+        await transaction.execute(SQL["count"], tenant_id, documents, -1)
+        await transaction.execute(SQL["mark_sales"], tenant_id, documents, voided_by)
+        await transaction.execute(SQL["mark_movements"], tenant_id, documents, voided_by)
+        await transaction.execute(SQL["count"], tenant_id, documents, 1)
+
+
+async def bury(transaction: Transaction, tenant_id: UUID, dead: Sequence[Dead]) -> None:
+    """Writes down which events cannot be projected; one that could not be before is tried once
+    more by it."""
+    if dead:
+        rows = [
+            (event.position, event.key, event.store_id, event.device_id, event.type_url, *why)
+            for event, why in dead
+        ]
+        await transaction.execute(SQL["bury"], tenant_id, *zip(*rows, strict=True))
+
+
+async def _enrich(events: Sequence[Recorded], rows: Rows) -> None:
+    for start in range(0, len(events), limits.PROJECT_SLICE_EVENTS):
+        enrich(events[start : start + limits.PROJECT_SLICE_EVENTS], rows)
+        await asyncio.sleep(0)
+
+
+async def _targets(transaction: Transaction, tenant_id: UUID, rows: Rows) -> dict[str, Target]:
+    # A longer key no event can have.
+    keys = list({key for _, key in rows.voids if len(key) <= limits.MAX_KEY_CHARACTERS})
+    found = await transaction.fetch(SQL["targets"], tenant_id, keys)
+    return {row["key"]: Target(row["position"], row["voided_by"]) for row in found}
+
+
+def _refusal(refused: DataRefused) -> Why:
+    named = f", {refused.constraint}" if refused.constraint else ""
+    return Why(
+        Reason.DATABASE_REFUSED, "", f"The database refused it: SQLSTATE {refused.sqlstate}{named}."
+    )
