@@ -65,6 +65,13 @@ class Settings(BaseSettings):
         f"the service itself have {limits.OFFICE_POOL_CONNECTIONS} and "
         f"{limits.CONTROL_POOL_CONNECTIONS} more.",
     )
+    projection_workers: int = Field(
+        limits.DEFAULT_PROJECTION_WORKERS,
+        ge=0,
+        le=32,
+        description="How many tenants' sales this replica writes into tables at once, each over a "
+        "connection of its own. 0: this replica leaves it to others.",
+    )
     keep_deletions_days: int = Field(
         limits.DEFAULT_KEEP_DELETIONS_DAYS,
         ge=1,

@@ -13,6 +13,7 @@ from tillsync.v1 import (
     device_service_pb2,
     feed_service_pb2,
     ingest_service_pb2,
+    projection_service_pb2,
     reconcile_service_pb2,
     record_service_pb2,
     sync_service_pb2,
@@ -22,6 +23,7 @@ from tillsync.v1.books_service_pb2_grpc import add_BooksServiceServicer_to_serve
 from tillsync.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from tillsync.v1.feed_service_pb2_grpc import add_FeedServiceServicer_to_server
 from tillsync.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from tillsync.v1.projection_service_pb2_grpc import add_ProjectionServiceServicer_to_server
 from tillsync.v1.reconcile_service_pb2_grpc import add_ReconcileServiceServicer_to_server
 from tillsync.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from tillsync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
@@ -50,6 +52,11 @@ from tillsync_service.ingest.group_commit import GroupCommit
 from tillsync_service.ingest.observing import Observer
 from tillsync_service.ingest.servicer import IngestServicer
 from tillsync_service.ingest.store import IngestStore
+from tillsync_service.projections.dead_letters import DeadLetterStore
+from tillsync_service.projections.rebuilding import RebuildStore
+from tillsync_service.projections.servicer import ProjectionServicer
+from tillsync_service.projections.store import ProjectionStore
+from tillsync_service.projections.worker import Worker
 from tillsync_service.sync.edit_store import EditStore
 from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.read_store import ReadStore
@@ -71,6 +78,7 @@ SERVICES = tuple(
         (sync_service_pb2, "SyncService"),
         (record_service_pb2, "RecordService"),
         (feed_service_pb2, "FeedService"),
+        (projection_service_pb2, "ProjectionService"),
     )
 )
 
@@ -84,6 +92,7 @@ class Pools:
     office: Database
     sync: Database
     feed: Database
+    projections: Database
 
 
 async def open_pools(
@@ -101,6 +110,7 @@ async def open_pools(
             ("office", limits.OFFICE_POOL_CONNECTIONS),
             ("sync", limits.SYNC_POOL_CONNECTIONS),
             ("feed", limits.FEED_POOL_CONNECTIONS),
+            ("projections", settings.projection_workers + limits.PROJECTION_MORE_CONNECTIONS),
         )
     }
 
@@ -171,6 +181,13 @@ def open_rooms(
         "feed_consumer_lag_events", "Events after a consumer's cursor.", "tenant", "consumer"
     )
     background.run("the watch on consumers", LagWatch(feed, lags).run())
+
+    worker = Worker(ProjectionStore(pools.projections), settings.projection_workers)
+    if settings.projection_workers:
+        background.run("projections", worker.run())
+    add_ProjectionServiceServicer_to_server(
+        ProjectionServicer(DeadLetterStore(office), RebuildStore(office, worker.wake)), server
+    )
     return group_commit
 
 

@@ -58,6 +58,7 @@ AUDIENCE: dict[str, tuple[type[Caller], ...]] = {
     "tillsync.v1.ReconcileService": (identity.Device,),
     "tillsync.v1.BooksService": (identity.Operator,),
     "tillsync.v1.FeedService": (identity.Integrator, identity.Operator),
+    "tillsync.v1.ProjectionService": (identity.Operator,),
 }
 # What is still taken from a device whose secret is in two hands: a shop must not stop selling.
 OPEN_TO_SUSPECTS = frozenset({"tillsync.v1.IngestService"})
