@@ -171,9 +171,13 @@ class Model:
         return False
 
     def rebuild(self, until: int) -> None:
-        for position in self.dead:
-            if position <= until and position not in self.discarded:
-                self.attempts[position] += 1
+        """What waits is tried once more, as if it came now: a void only finds what came before."""
+        for position, reason in self.dead.items():
+            if position > until or position in self.discarded:
+                continue
+            self.attempts[position] += 1
+            if reason == "VOID_REPEATED" and self.positions[self.voids[position]] > position:
+                self.dead[position] = "VOID_UNKNOWN"
 
     def _die(self, position: int, reason: str) -> None:
         self.dead[position] = reason
