@@ -27,6 +27,7 @@ _CONFLICTS = "tillsync_service.operator.conflict_commands"
 _QUARANTINE = "tillsync_service.operator.quarantine_commands"
 _BOOKS = "tillsync_service.operator.books_commands"
 _FEED = "tillsync_service.operator.feed_commands"
+_PROJECTIONS = "tillsync_service.operator.projection_commands"
 _TRIALS = "tillsync_service.operator.trial_commands"
 _COMMANDS = {
     "serve": _Place(_HOST, "serve", "Serve until SIGTERM or SIGINT."),
@@ -50,6 +51,10 @@ _COMMANDS = {
     "restored": _Place(_BOOKS, "restored", "Say that the database was restored from a backup."),
     "health": _Place(_HEALTH, "health", "Ask a service whether it is well: exit status 0 or 1."),
     "feed": _Place(_FEED, "feed", "Who reads the events: consumers, tail, delete-consumer."),
+    "projections": _Place(_PROJECTIONS, "projections", "Sales as tables: list, rebuild."),
+    "dead-letters": _Place(
+        _PROJECTIONS, "dead_letters", "Events nobody understood: list, show, replay, discard."
+    ),
     "smoke": _Place(_TRIALS, "smoke", "Try a running service out: pass or fail."),
     "loadtest": _Place(_TRIALS, "loadtest", "Many sales at once; does each count once?"),
 }

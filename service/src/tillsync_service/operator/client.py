@@ -22,6 +22,7 @@ from tillsync.v1.books_service_pb2_grpc import BooksServiceStub
 from tillsync.v1.device_service_pb2_grpc import DeviceServiceStub
 from tillsync.v1.feed_service_pb2_grpc import FeedServiceStub
 from tillsync.v1.ingest_service_pb2_grpc import IngestServiceStub
+from tillsync.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from tillsync.v1.record_service_pb2_grpc import RecordServiceStub
 from tillsync_service.foundation import limits
 
@@ -145,6 +146,7 @@ class Service:
         self.device = DeviceServiceStub(self._channel)
         self.feed = FeedServiceStub(self._channel)
         self.ingest = IngestServiceStub(self._channel)
+        self.projections = ProjectionServiceStub(self._channel)
         self.records = RecordServiceStub(self._channel)
         self._health = HealthStub(self._channel)
 
