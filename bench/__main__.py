@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, feed, ingest, operate, rig, sync
+from bench import drain, feed, ingest, operate, projections, rig, sync
 from bench.figures import Figures, verdict
 
 
@@ -27,7 +27,7 @@ class Size:
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(("all", "sales", "sync", "operate", "feed")),
+    type=click.Choice(("all", "sales", "sync", "operate", "feed", "projections")),
     default="all",
     show_default=True,
     help="What is measured.",
@@ -64,6 +64,8 @@ async def _measure(console: Console, size: Size, part: str) -> Figures:
             figures |= await operate.measure(bench, console.print, size.events)
         if part in {"all", "feed"}:
             figures |= await feed.measure(bench, console.print)
+        if part in {"all", "projections"}:
+            figures |= await projections.measure(bench, console.print)
     return figures
 
 

@@ -93,7 +93,8 @@ class Rig:
 
     @asynccontextmanager
     async def service(self, database: str, **settings: str) -> AsyncIterator[Target]:
-        """A service process on that database, with its port open; `settings` by their names."""
+        """A service process on that database, with its port open; `settings` by their names. It
+        projects only where workers are given: other measurements are not of that."""
         serving_url = self._postgres.url(database)
         address, http_address = (f"127.0.0.1:{_free_port()}" for _ in range(2))
         process = await asyncio.create_subprocess_exec(
@@ -105,6 +106,7 @@ class Rig:
                 "TILLSYNC_SIGNING_KEYS": str(self._keys),
                 "TILLSYNC_LISTEN": address,
                 "TILLSYNC_HTTP_LISTEN": http_address,
+                "TILLSYNC_PROJECTION_WORKERS": "0",
                 "TILLSYNC_LOG_LEVEL": "warning",
                 **{f"TILLSYNC_{name.upper()}": value for name, value in settings.items()},
             },
