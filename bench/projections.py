@@ -67,7 +67,7 @@ async def measure(bench: Rig, say: Callable[[str], None]) -> Figures:
         "enrich_us_per_sale": (_enrich_us(), ""),
     }
     async with bench.service(
-        "projections", projection_workers=limits.DEFAULT_PROJECTION_WORKERS
+        "projections", projection_workers=str(limits.DEFAULT_PROJECTION_WORKERS)
     ) as target:
         say(f"{LIVE_SALES_A_SECOND:,} ten-line sales a second, ingested and projected")
         figures |= await _live(target)

@@ -124,7 +124,8 @@ class Document:
 def quantities(lines: list[pb.SaleLine], sign: int) -> dict[str, Decimal]:
     sums: dict[str, Decimal] = defaultdict(Decimal)
     for line in lines:
-        sums[line.product_id] += sign * decimal_of(line.quantity)
+        if line.product_id:
+            sums[line.product_id] += sign * decimal_of(line.quantity)
     return sums
 
 
@@ -170,10 +171,10 @@ class Model:
         self.attempts[position] += 1
         return False
 
-    def rebuild(self, until: int) -> None:
+    def rebuild(self, until: int, after: int = 0) -> None:
         """What waits is tried once more, as if it came now: a void only finds what came before."""
         for position, reason in self.dead.items():
-            if position > until or position in self.discarded:
+            if not after < position <= until or position in self.discarded:
                 continue
             self.attempts[position] += 1
             if reason == "VOID_REPEATED" and self.positions[self.voids[position]] > position:

@@ -64,7 +64,7 @@ class ProjectionServicer(ProjectionServiceServicer):
         context: ServicerContext[pb.ReplayDeadLettersRequest, pb.ReplayDeadLettersResponse],
     ) -> pb.ReplayDeadLettersResponse:
         tenant_id = identity.managed_tenant(request.tenant_id)
-        asked = wire.asked(request, limits.PROJECT_PAGE_EVENTS, dry_run=request.dry_run)
+        asked = wire.asked(request, limits.MAX_REPLAY_EVENTS, dry_run=request.dry_run)
         done = await self._dead_letters.replay(tenant_id, asked)
         return wire.replay_response(done)
 

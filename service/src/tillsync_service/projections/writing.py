@@ -62,11 +62,42 @@ async def project(
 
     Raises DataRefused when Postgres refuses one of their rows; nothing can be written after that.
     """
-    rows = Rows()
-    if refused is None:
-        await _enrich(events, rows)
-    else:
-        rows.dead += [Dead(event, _refusal(refused)) for event in events]
+    if refused is not None:
+        return Outcome(dead=[Dead(event, _refusal(refused)) for event in events])
+    pages = await _written(transaction, tenant_id, events)
+    documents = [position for rows in pages for position in rows.documents()]
+    if documents:
+        await transaction.execute(SQL["count"], tenant_id, documents, 1)
+        written = {*documents}
+        kept = [voiding for voiding in before.kept if voiding.target in written]
+        await _take_back(transaction, tenant_id, kept)
+    dead = [one for rows in pages for one in rows.dead]
+    voids = [void for rows in pages for void in rows.voids]
+    if voids:
+        targets = await _targets(transaction, tenant_id, voids)
+        voidings, unknown = judge(voids, targets, anywhere=anywhere, held=before.held)
+        await _take_back(transaction, tenant_id, voidings)
+        dead += unknown
+    skipped = sum(len(rows.skipped) for rows in pages)
+    return Outcome(len(events) - skipped - len(dead), skipped, dead)
+
+
+async def _written(
+    transaction: Transaction, tenant_id: UUID, events: Sequence[Recorded]
+) -> list[Rows]:
+    """The events' rows, written but for what they come to. While Postgres writes some, the next are
+    looked into."""
+    pages: list[Rows] = []
+    rows = await _enriched(events[: limits.PROJECT_CHUNK_EVENTS])
+    for start in range(limits.PROJECT_CHUNK_EVENTS, len(events), limits.PROJECT_CHUNK_EVENTS):
+        pages.append(rows)
+        following = events[start : start + limits.PROJECT_CHUNK_EVENTS]
+        _, rows = await asyncio.gather(_write(transaction, tenant_id, rows), _enriched(following))
+    await _write(transaction, tenant_id, rows)
+    return [*pages, rows]
+
+
+async def _write(transaction: Transaction, tenant_id: UUID, rows: Rows) -> None:
     if rows.sales:
         await transaction.execute(
             SQL["write"],
@@ -77,18 +108,6 @@ async def project(
         )
     if rows.movements:
         await transaction.execute(SQL["write_movements"], tenant_id, *rows.movement_columns())
-    if documents := rows.documents():
-        await transaction.execute(SQL["count"], tenant_id, documents, 1)
-        written = {*documents}
-        kept = [voiding for voiding in before.kept if voiding.target in written]
-        await _take_back(transaction, tenant_id, kept)
-    if rows.voids:
-        targets = await _targets(transaction, tenant_id, rows)
-        voidings, dead = judge(rows.voids, targets, anywhere=anywhere, held=before.held)
-        await _take_back(transaction, tenant_id, voidings)
-        rows.dead += dead
-    projected = len(events) - len(rows.skipped) - len(rows.dead)
-    return Outcome(projected, len(rows.skipped), rows.dead)
 
 
 async def _take_back(
@@ -128,15 +147,19 @@ async def bury(transaction: Transaction, tenant_id: UUID, dead: Sequence[Dead]) 
         await transaction.execute(SQL["bury"], tenant_id, *zip(*rows, strict=True))
 
 
-async def _enrich(events: Sequence[Recorded], rows: Rows) -> None:
+async def _enriched(events: Sequence[Recorded]) -> Rows:
+    rows = Rows()
     for start in range(0, len(events), limits.PROJECT_SLICE_EVENTS):
         enrich(events[start : start + limits.PROJECT_SLICE_EVENTS], rows)
         await asyncio.sleep(0)
+    return rows
 
 
-async def _targets(transaction: Transaction, tenant_id: UUID, rows: Rows) -> dict[str, Target]:
+async def _targets(
+    transaction: Transaction, tenant_id: UUID, voids: Sequence[tuple[Recorded, str]]
+) -> dict[str, Target]:
     # A longer key no event can have.
-    keys = list({key for _, key in rows.voids if len(key) <= limits.MAX_KEY_CHARACTERS})
+    keys = list({key for _, key in voids if len(key) <= limits.MAX_KEY_CHARACTERS})
     found = await transaction.fetch(SQL["targets"], tenant_id, keys)
     return {row["key"]: Target(row["position"], row["voided_by"]) for row in found}
 
