@@ -215,7 +215,7 @@ def _page(
         days[event.store_id] += facts[2]
         for line in range(number * LINES, (number + 1) * LINES):
             stock[event.store_id, rows.products[line]] -= int(rows.quantities[line])
-    columns = [*rows.sale_columns(), *rows.line_columns(), *rows.tender_columns()]
+    columns = rows.document_columns()
     keys = list(stock)
     return (
         columns,
@@ -255,7 +255,7 @@ def _enrich_us() -> float:
     stores = [Till.nowhere().device.store_id] * len(events)
     began = time.perf_counter()
     rows = _enriched(events, stores, stores[0], 0)
-    rows.sale_columns(), rows.line_columns(), rows.tender_columns()
+    rows.document_columns()
     return (time.perf_counter() - began) / len(events) * 1e6
 
 

@@ -170,7 +170,7 @@ MAX_FEED_LAGS = 10_000
 # rows are written chunk by chunk, so that the next are looked into meanwhile.
 MAX_DOCUMENT_LINES = 10_000
 PROJECT_PAGE_EVENTS = 500
-PROJECT_CHUNK_EVENTS = 125
+PROJECT_CHUNK_EVENTS = 100
 PROJECT_PAGE_BYTES = 2 * 1024 * 1024
 MAX_REPLAY_EVENTS = 250
 # How many events are looked into before the loop looks around: about a millisecond.

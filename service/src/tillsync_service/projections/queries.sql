@@ -71,7 +71,7 @@ WHERE e.bytes_before < $5
 ORDER BY e.position
 
 -- name: write
--- The rows of a page's documents. What they come to is added by count.
+-- The rows of a chunk's documents. What they come to is added by add.
 WITH lines AS (
     INSERT INTO tillsync.sale_line (
         tenant_id, position, number, product_id, quantity, unit, unit_price_minor, discount_minor,
@@ -112,6 +112,37 @@ FROM unnest(
     $7::timestamptz[], $8::text::integer[], $9::text[], $10::text[], $11::text[],
     $12::text::numeric[], $13::text[], $14::text::bigint[], $15::text[], $16::text[]
 ) AS m
+
+-- name: add
+-- What new documents come to.
+WITH stock AS (
+    INSERT INTO tillsync.stock_level AS s (tenant_id, store_id, product_id, quantity)
+    SELECT $1, c.*
+    FROM unnest($2::text::uuid[], $3::text[], $4::text::numeric[]) AS c
+    ON CONFLICT (tenant_id, store_id, product_id) DO UPDATE
+    SET quantity = s.quantity + excluded.quantity
+)
+INSERT INTO tillsync.day_total AS d (
+    tenant_id, store_id, business_day, currency, sale_count, sale_minor, return_count,
+    return_minor, void_count, cash_minor, counted_minor
+)
+SELECT
+    $1, c.store_id, c.business_day, c.currency, c.sale_count, c.sale_minor, c.return_count,
+    c.return_minor, 0, c.cash_minor, c.counted_minor
+FROM unnest(
+    $5::text::uuid[], $6::text::date[], $7::text[], $8::text::bigint[], $9::text::numeric[],
+    $10::text::bigint[], $11::text::numeric[], $12::text::numeric[], $13::text::numeric[]
+) AS c (
+    store_id, business_day, currency, sale_count, sale_minor, return_count, return_minor,
+    cash_minor, counted_minor
+)
+ON CONFLICT (tenant_id, store_id, business_day, currency) DO UPDATE
+SET sale_count = d.sale_count + excluded.sale_count,
+    sale_minor = d.sale_minor + excluded.sale_minor,
+    return_count = d.return_count + excluded.return_count,
+    return_minor = d.return_minor + excluded.return_minor,
+    cash_minor = d.cash_minor + excluded.cash_minor,
+    counted_minor = d.counted_minor + excluded.counted_minor
 
 -- name: count
 -- Adds to the sums ($3 = 1), or takes from them ($3 = -1), what the documents at the positions $2

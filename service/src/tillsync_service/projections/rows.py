@@ -1,7 +1,9 @@
 """What events become: the rows of the tables, column by column. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,6 +28,63 @@ class Dead(NamedTuple):
 
     event: Recorded
     why: Why
+
+
+class Sums:
+    """What documents add to stock and to days. Added up here and not in Postgres, because this is
+    done while it writes."""
+
+    def __init__(self) -> None:
+        self._stock: defaultdict[UUID, defaultdict[str, int | Decimal]] = defaultdict(
+            lambda: defaultdict(int)
+        )
+        self._days: dict[tuple[UUID, str, str], list[int]] = {}
+
+    def move(self, store_id: UUID, product_id: str, change: int | str) -> None:
+        """Stock came or went."""
+        number = change if isinstance(change, int) else Decimal(change)
+        self._stock[store_id][product_id] += number
+
+    def sell(self, store_id: UUID, products: Sequence[str], sold: Sequence[int | str]) -> None:
+        """Stock went over the counter."""
+        of_store = self._stock[store_id]
+        for product_id, quantity in zip(products, sold, strict=True):
+            if isinstance(quantity, int):
+                of_store[product_id] -= quantity
+            else:
+                of_store[product_id] -= Decimal(quantity)
+
+    def count(self, event: Recorded, currency: str, kind: str, minor: int) -> None:
+        """A document, and its money."""
+        day = self._days.setdefault((event.store_id, event.business_day, currency), [0] * 6)
+        for column, amount in zip(_DAY_COLUMNS[kind], (minor, 1), strict=False):
+            day[column] += amount
+
+    def columns(self) -> list[Any]:
+        """What `add` takes."""
+        stores: list[UUID] = []
+        products: list[str] = []
+        changes: list[int | Decimal] = []
+        for store_id, of_store in self._stock.items():
+            of_store.pop("", None)  # sold without being in the catalogue
+            stores += [store_id] * len(of_store)
+            products += of_store
+            changes += of_store.values()
+        days = list(zip(*self._days, strict=True)) or [(), (), ()]
+        sums = list(zip(*self._days.values(), strict=True)) or [()] * 6
+        return [
+            _array(stores),
+            products,
+            _array(changes),
+            _array(days[0]),
+            _array(days[1]),
+            days[2],
+            *map(_array, sums),
+        ]
+
+
+# Of each kind of document: where its money goes, and where it is counted.
+_DAY_COLUMNS = {"sale": (1, 0), "return": (3, 2), "cash": (4,), "count": (5,)}
 
 
 class Rows:
@@ -57,12 +116,33 @@ class Rows:
         moved = dict.fromkeys(event.position for event in self.movements)
         return sorted([*(event.position for event in self.sales), *moved])
 
-    def sale_columns(self) -> list[Any]:
-        """What `write` takes for sales."""
+    def add_to(self, sums: Sums) -> None:
+        """Adds what the documents come to."""
+        start = 0
+        for event, facts, lines in zip(self.sales, self.sale_facts, self.line_counts, strict=True):
+            end = start + lines
+            sums.sell(event.store_id, self.products[start:end], self.quantities[start:end])
+            sums.count(event, facts[1], facts[0], facts[2])
+            start = end
+        for event, moved in zip(self.movements, self.movement_facts, strict=True):
+            _, kind, _, product_id, quantity, currency, minor, *_ = moved
+            if kind == "stock":
+                sums.move(event.store_id, product_id, quantity)
+            elif currency:
+                sums.count(event, currency, kind, minor)
+
+    def document_columns(self) -> list[Any]:
+        """What `write` takes."""
+        return [*self._sale_columns(), *self._line_columns(), *self._tender_columns()]
+
+    def movement_columns(self) -> list[Any]:
+        """What `write_movements` takes."""
+        return _columns(self.movements, self.movement_facts, 9, numbers=(0, 4, 6))
+
+    def _sale_columns(self) -> list[Any]:
         return _columns(self.sales, self.sale_facts, 10, numbers=(2, 3, 4))
 
-    def line_columns(self) -> list[Any]:
-        """What `write` takes for the sales' lines."""
+    def _line_columns(self) -> list[Any]:
         return [
             *_places(self.sales, self.line_counts),
             self.products,
@@ -73,18 +153,13 @@ class Rows:
             _array(self.line_totals),
         ]
 
-    def tender_columns(self) -> list[Any]:
-        """What `write` takes for the sales' tenders."""
+    def _tender_columns(self) -> list[Any]:
         return [
             *_places(self.sales, self.tender_counts),
             self.tender_kinds,
             _array(self.tender_amounts),
             self.tender_references,
         ]
-
-    def movement_columns(self) -> list[Any]:
-        """What `write` takes for movements."""
-        return _columns(self.movements, self.movement_facts, 9, numbers=(0, 4, 6))
 
 
 def _columns(

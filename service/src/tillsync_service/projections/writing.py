@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import DataRefused, Row, Transaction, statements
 from tillsync_service.projections.enrich import enrich
 from tillsync_service.projections.reasons import Reason, Why
-from tillsync_service.projections.rows import Dead, Recorded, Rows
+from tillsync_service.projections.rows import Dead, Recorded, Rows, Sums
 from tillsync_service.projections.voids import Target, Voiding, judge
 
 SQL = statements("tillsync_service.projections")
@@ -65,10 +66,8 @@ async def project(
     if refused is not None:
         return Outcome(dead=[Dead(event, _refusal(refused)) for event in events])
     pages = await _written(transaction, tenant_id, events)
-    documents = [position for rows in pages for position in rows.documents()]
-    if documents:
-        await transaction.execute(SQL["count"], tenant_id, documents, 1)
-        written = {*documents}
+    if before.kept:
+        written = {position for rows in pages for position in rows.documents()}
         kept = [voiding for voiding in before.kept if voiding.target in written]
         await _take_back(transaction, tenant_id, kept)
     dead = [one for rows in pages for one in rows.dead]
@@ -82,32 +81,53 @@ async def project(
     return Outcome(len(events) - skipped - len(dead), skipped, dead)
 
 
+class _Chunk(NamedTuple):
+    """Some events' rows, and what the statements take for them."""
+
+    rows: Rows
+    documents: Sequence[Any]
+    movements: Sequence[Any]
+
+
 async def _written(
     transaction: Transaction, tenant_id: UUID, events: Sequence[Recorded]
 ) -> list[Rows]:
-    """The events' rows, written but for what they come to. While Postgres writes some, the next are
-    looked into."""
-    pages: list[Rows] = []
-    rows = await _enriched(events[: limits.PROJECT_CHUNK_EVENTS])
+    """The events' rows, written, and what they come to, added. While Postgres writes some, the next
+    are looked into."""
+    sums = Sums()
+    chunk = await _looked_into(events[: limits.PROJECT_CHUNK_EVENTS], sums)
+    chunks = [chunk]
     for start in range(limits.PROJECT_CHUNK_EVENTS, len(events), limits.PROJECT_CHUNK_EVENTS):
-        pages.append(rows)
         following = events[start : start + limits.PROJECT_CHUNK_EVENTS]
-        _, rows = await asyncio.gather(_write(transaction, tenant_id, rows), _enriched(following))
-    await _write(transaction, tenant_id, rows)
-    return [*pages, rows]
-
-
-async def _write(transaction: Transaction, tenant_id: UUID, rows: Rows) -> None:
-    if rows.sales:
-        await transaction.execute(
-            SQL["write"],
-            tenant_id,
-            *rows.sale_columns(),
-            *rows.line_columns(),
-            *rows.tender_columns(),
+        _, chunk = await asyncio.gather(
+            _write(transaction, tenant_id, chunk), _looked_into(following, sums)
         )
-    if rows.movements:
-        await transaction.execute(SQL["write_movements"], tenant_id, *rows.movement_columns())
+        chunks.append(chunk)
+    await _write(transaction, tenant_id, chunk)
+    if any(one.documents or one.movements for one in chunks):
+        await transaction.execute(SQL["add"], tenant_id, *sums.columns())
+    return [one.rows for one in chunks]
+
+
+async def _looked_into(events: Sequence[Recorded], sums: Sums) -> _Chunk:
+    rows = Rows()
+    for start in range(0, len(events), limits.PROJECT_SLICE_EVENTS):
+        enrich(events[start : start + limits.PROJECT_SLICE_EVENTS], rows)
+        await asyncio.sleep(0)
+    rows.add_to(sums)
+    await asyncio.sleep(0)
+    return _Chunk(
+        rows,
+        rows.document_columns() if rows.sales else (),
+        rows.movement_columns() if rows.movements else (),
+    )
+
+
+async def _write(transaction: Transaction, tenant_id: UUID, chunk: _Chunk) -> None:
+    if chunk.rows.sales:
+        await transaction.execute(SQL["write"], tenant_id, *chunk.documents)
+    if chunk.rows.movements:
+        await transaction.execute(SQL["write_movements"], tenant_id, *chunk.movements)
 
 
 async def _take_back(
@@ -145,14 +165,6 @@ async def bury(transaction: Transaction, tenant_id: UUID, dead: Sequence[Dead]) 
             for event, why in dead
         ]
         await transaction.execute(SQL["bury"], tenant_id, *zip(*rows, strict=True))
-
-
-async def _enriched(events: Sequence[Recorded]) -> Rows:
-    rows = Rows()
-    for start in range(0, len(events), limits.PROJECT_SLICE_EVENTS):
-        enrich(events[start : start + limits.PROJECT_SLICE_EVENTS], rows)
-        await asyncio.sleep(0)
-    return rows
 
 
 async def _targets(
