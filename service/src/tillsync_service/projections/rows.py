@@ -146,18 +146,18 @@ class Rows:
         return [
             *_places(self.sales, self.line_counts),
             self.products,
-            _array(self.quantities),
+            _numbers(self.quantities),
             self.units,
-            _array(self.prices),
-            _array(self.discounts),
-            _array(self.line_totals),
+            _numbers(self.prices),
+            _numbers(self.discounts),
+            _numbers(self.line_totals),
         ]
 
     def _tender_columns(self) -> list[Any]:
         return [
             *_places(self.sales, self.tender_counts),
             self.tender_kinds,
-            _array(self.tender_amounts),
+            _numbers(self.tender_amounts),
             self.tender_references,
         ]
 
@@ -181,7 +181,7 @@ def _columns(
         _array(devices),
         _array(days),
         times,
-        *(_array(column) if index in numbers else column for index, column in enumerate(own)),
+        *(_numbers([*column]) if index in numbers else column for index, column in enumerate(own)),
     ]
 
 
@@ -208,3 +208,9 @@ def _array(items: Iterable[object]) -> str:
     """Numbers, ids and dates, which need no quoting, as one array literal: asyncpg takes several
     times as long to encode an array of them, item by item, as Postgres to parse it."""
     return "{" + ",".join(map(str, items)) + "}"
+
+
+def _numbers(items: list[Any]) -> str:
+    """The same of whole numbers, by a list's own text, which is faster still; not of texts."""
+    text = repr(items)
+    return _array(items) if "'" in text else "{" + text[1:-1] + "}"
