@@ -21,6 +21,7 @@ ANY = (0, 2**63 - 1, "", "", None)
 # Statement, its arguments after the tenant, the indexes that it must use, and no table read whole.
 FOUND_BY_INDEX = {
     "events": ((10, 4_000, 500, 10**6), {"event_pkey", "dead_letter_waiting_or_pkey"}),
+    "events_at": (([1, 2, 3],), {"event_pkey"}),
     "count": ((list(range(1, 200)), 1), {"sale_pkey", "sale_line_pkey", "movement_pkey"}),
     "targets": (
         ([f"k{n}" for n in range(100)],),

@@ -24,7 +24,9 @@ from support.projections import (
     unreadable,
 )
 from tillsync_service.foundation.errors import NotFound
+from tillsync_service.projections import enrich
 from tillsync_service.projections.dead_letters import Asked, DeadLetterStore, Filter
+from tillsync_service.projections.reasons import Reason, Unprojectable
 from tillsync_service.projections.rebuilding import RebuildStore
 from tillsync_service.projections.store import HISTORY_CHANGED, ProjectionStore
 
@@ -180,6 +182,36 @@ async def test_a_rebuild_goes_on_after_a_crash(database, device, tables, rebuild
 
 async def finished(rebuilds, device, progress):
     return (await rebuilds.watch(device.tenant_id, progress)).finished
+
+
+async def test_a_void_of_what_is_no_document_any_more_is_shown(
+    database, device, tables, rebuilds, monkeypatch
+):
+    """A newer program finds fault with an old sale that was voided: the sale is put aside, and its
+    void with it, and not forgotten."""
+    model = Model()
+    events = [recording("s", a_sale(receipt_number="old")), recording("v", a_void("s"))]
+    for position, event in zip(await ingest(database, device, *events), events, strict=True):
+        model.take(position, event, device)
+    await projected(database, device.tenant_id)
+
+    def stricter(_field, _code):
+        raise Unprojectable(Reason.CURRENCY_INVALID, "currency", "Not any more.")
+
+    monkeypatch.setattr(enrich, "_currency", stricter)
+    await rebuilds.start(device.tenant_id, "op")
+    await ProjectionStore(database).rebuild(device.tenant_id, 1)
+
+    assert {position: reason for position, (reason, *_) in (await tables.dead()).items()} == {
+        1: "CURRENCY_INVALID",
+        2: "VOID_UNKNOWN",
+    }
+    monkeypatch.undo()
+    await projected(database, device.tenant_id)
+    await DeadLetterStore(database).replay(device.tenant_id, Asked(Filter(), 0, 10))
+    assert await tables.dead() == {}
+    assert await tables.voided() == {1: 2}
+    await tables.must_add_up()
 
 
 async def test_what_was_pruned_is_kept(database, device, tables, rebuilds, model, migrator):

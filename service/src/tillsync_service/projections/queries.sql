@@ -70,6 +70,13 @@ LEFT JOIN LATERAL (
 WHERE e.bytes_before < $5
 ORDER BY e.position
 
+-- name: events_at
+-- Those of the events at the positions $2 that are kept. Served by event's primary key.
+SELECT
+    position, key, store_id, device_id, business_day::text, occurred_at, type_url, body
+FROM tillsync.event
+WHERE tenant_id = $1 AND position = ANY ($2)
+
 -- name: write
 -- The rows of a chunk's documents. What they come to is added by add.
 WITH lines AS (

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from tillsync_service.foundation import limits
 from tillsync_service.foundation.db import Database, DataRefused, Role, Row, Transaction
-from tillsync_service.projections.voids import Voiding
+from tillsync_service.projections.rows import Dead
+from tillsync_service.projections.voids import VOID_UNKNOWN, Voiding
 from tillsync_service.projections.writing import (
     BY_INDEX,
     SQL,
@@ -158,6 +159,9 @@ async def _anew(
     alive = [event.position for event in events if event.position not in dead]
     await transaction.execute(SQL["raise"], tenant_id, alive)
     await bury(transaction, tenant_id, outcome.dead)
+    if outcome.loose:
+        voids = await transaction.fetch(SQL["events_at"], tenant_id, outcome.loose)
+        await bury(transaction, tenant_id, [Dead(recorded(row), VOID_UNKNOWN) for row in voids])
     return outcome
 
 

@@ -41,7 +41,7 @@ def judge(
             or target.position < event.position
             or Voiding(event.position, target.position) in held
         ):
-            dead.append(Dead(event, _UNKNOWN))
+            dead.append(Dead(event, VOID_UNKNOWN))
         elif target.position in taken or target.voided_by is not None:
             dead.append(Dead(event, _REPEATED))
         else:
@@ -50,7 +50,7 @@ def judge(
     return voidings, dead
 
 
-_UNKNOWN = Why(
+VOID_UNKNOWN = Why(
     Reason.VOID_UNKNOWN,
     "voided_key",
     "No document with this key was projected; once there is one, replay this.",

@@ -36,11 +36,13 @@ _NOTHING_BEFORE = Before()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a page: the numbers of events, and the dead ones."""
+    """What became of a page: the numbers of events, and the dead ones. `loose`: the positions of
+    voids of documents that there were, and are no more."""
 
     projected: int = 0
     skipped: int = 0
     dead: Sequence[Dead] = ()
+    loose: Sequence[int] = ()
 
 
 def recorded(row: Row) -> Recorded:
@@ -64,11 +66,16 @@ async def project(
     Raises DataRefused when Postgres refuses one of their rows; nothing can be written after that.
     """
     if refused is not None:
-        return Outcome(dead=[Dead(event, _refusal(refused)) for event in events])
+        return Outcome(
+            dead=[Dead(event, _refusal(refused)) for event in events],
+            loose=[voiding.position for voiding in before.kept],
+        )
     pages = await _written(transaction, tenant_id, events)
+    loose: list[int] = []
     if before.kept:
         written = {position for rows in pages for position in rows.documents()}
         kept = [voiding for voiding in before.kept if voiding.target in written]
+        loose = [voiding.position for voiding in before.kept if voiding.target not in written]
         await _take_back(transaction, tenant_id, kept)
     dead = [one for rows in pages for one in rows.dead]
     voids = [void for rows in pages for void in rows.voids]
@@ -78,7 +85,7 @@ async def project(
         await _take_back(transaction, tenant_id, voidings)
         dead += unknown
     skipped = sum(len(rows.skipped) for rows in pages)
-    return Outcome(len(events) - skipped - len(dead), skipped, dead)
+    return Outcome(len(events) - skipped - len(dead), skipped, dead, loose)
 
 
 class _Chunk(NamedTuple):
