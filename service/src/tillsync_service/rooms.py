@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from uuid import UUID
 
 import grpc
 from opentelemetry.trace import Tracer
@@ -56,7 +57,7 @@ from tillsync_service.projections.dead_letters import DeadLetterStore
 from tillsync_service.projections.rebuilding import RebuildStore
 from tillsync_service.projections.servicer import ProjectionServicer
 from tillsync_service.projections.store import ProjectionStore
-from tillsync_service.projections.worker import Worker
+from tillsync_service.projections.worker import Observe, Worker
 from tillsync_service.sync.edit_store import EditStore
 from tillsync_service.sync.forgetting import Forgetting
 from tillsync_service.sync.read_store import ReadStore
@@ -143,7 +144,18 @@ def open_rooms(
     observer = Observer(metrics, given.tracer)
     feed = FeedStore(pools.feed)
     heads = Heads(feed)
-    group_commit = _group_commit(IngestStore(pools.sales, heads.wake), settings, observer)
+    worker = Worker(
+        ProjectionStore(pools.projections),
+        settings.projection_workers,
+        observe=_projection_figures(metrics),
+    )
+
+    def stored(tenant_id: UUID) -> None:
+        heads.wake(tenant_id)
+        if settings.projection_workers:
+            worker.wake(tenant_id)
+
+    group_commit = _group_commit(IngestStore(pools.sales, stored), settings, observer)
     metrics.gauge(
         "group_commit_waiting_events",
         "Events that wait for a transaction.",
@@ -182,13 +194,34 @@ def open_rooms(
     )
     background.run("the watch on consumers", LagWatch(feed, lags).run())
 
-    worker = Worker(ProjectionStore(pools.projections), settings.projection_workers)
     if settings.projection_workers:
         background.run("projections", worker.run())
     add_ProjectionServiceServicer_to_server(
         ProjectionServicer(DeadLetterStore(office), RebuildStore(office, worker.wake)), server
     )
     return group_commit
+
+
+def _projection_figures(metrics: Metrics) -> Observe:
+    """What the worker says, by its name."""
+    events = metrics.count("projection_events", "Events that were projected, or why not.")
+    tellers = {
+        name: metrics.latest(name, description, "tenant")
+        for name, description in (
+            ("projection_lag_events", "Events after a tenant's projection."),
+            ("dead_letters_waiting", "Events that nobody understood, and nobody dealt with."),
+        )
+    }
+    known: dict[str, dict[tuple[str], float]] = {name: {} for name in tellers}
+
+    def observe(name: str, value: float, **labels: str) -> None:
+        if name not in tellers:
+            events(int(value), labels)
+            return
+        known[name][labels["tenant"],] = value
+        tellers[name](known[name])
+
+    return observe
 
 
 def _group_commit(store: IngestStore, settings: Settings, observer: Observer) -> GroupCommit:
