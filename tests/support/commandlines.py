@@ -21,9 +21,6 @@ from tillsync_service.cli import main as service
 
 PROGRAMS: dict[str, click.Command] = {"tillsync-service": service, "tillsync-agent": agent}
 
-# What the projections bring: each goes from here as soon as it is there.
-COMING = {"projections", "dead-letters"}
-
 _PROGRAM = re.compile(r"(?<![\w-])(tillsync-(?:service|agent))(?:\.exe)?[\"']?(?=[\s`)\"']|$)")
 # What may stand before a program that is run: its path, and before that what runs what follows.
 _RUNS_WHAT_FOLLOWS = re.compile(
@@ -77,7 +74,7 @@ def trouble_of(argv: Sequence[str], *, is_mention: bool = False) -> str:
                 return "" if is_mention else "a command is missing"
             below = command.get_command(context, words[0])
             if below is None:
-                return "" if words[0] in COMING else f"there is no command {words[0]!r}"
+                return f"there is no command {words[0]!r}"
             context = _context(below, context, words.pop(0))
     except click.UsageError as error:
         return error.format_message()

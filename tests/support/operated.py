@@ -18,10 +18,6 @@ GRPC_PORT, HTTP_PORT = 7070, 7071
 HEALTH = {"", STARTUP, LIVENESS, READINESS, *SERVICES}
 HTTP_PATHS = {route.path for route in web.application(web.Probes(), CollectorRegistry()).routes}
 
-# What the projections bring: what is named here goes as soon as it is there.
-COMING_SETTINGS = {"TILLSYNC_PROJECTION_WORKERS"}
-COMING_METRICS = {"projection_lag_events", "projection_events_total", "dead_letters_waiting"}
-
 SETTINGS = {
     f"{config.PREFIX}{name.upper()}"
     for name in (*config.Settings.model_fields, *config.CLIENT_SETTINGS)
@@ -41,8 +37,7 @@ def unknown_settings(text: str) -> set[str]:
     return {
         name
         for name in _NAMED.findall(text)
-        if name not in SETTINGS | AGENT_SETTINGS | COMING_SETTINGS
-        and not name.startswith("TILLSYNC_TEST_")
+        if name not in SETTINGS | AGENT_SETTINGS and not name.startswith("TILLSYNC_TEST_")
     }
 
 

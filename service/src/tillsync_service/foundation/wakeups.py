@@ -45,7 +45,7 @@ class Wakeups:
             try:
                 await self._serve()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                log.warning("wakeups_lost", cause=str(error))
+                log.warning("wakeups_lost", cause=type(error).__name__)
             except Exception as error:  # whatever it is, this must go on
                 log.exception("wakeups_failed", exc_info=error)
             await asyncio.sleep(RECONNECT_SECONDS)
