@@ -23,6 +23,7 @@ from tillsync_service.app import App
 from tillsync_service.config import Settings, SettingsError
 from tillsync_service.databases import token_issuer
 from tillsync_service.fleet.keys import create_key_file
+from tillsync_service.foundation import visitors_book
 from tillsync_service.rooms import SERVICES
 
 PROBES = ("/startupz", "/livez", "/readyz", "/healthz", "/health/ready")
@@ -159,6 +160,21 @@ async def test_a_store_that_is_behind_is_seen(app, till, device):
         store=str(device.store_id),
     )
     assert 3_500 < age < 3_700
+
+
+async def test_a_store_that_fell_silent_is_seen(app, till, device, monkeypatch):
+    """A store's line is cut for two days: the dashboard shows how long nobody has heard of it, and
+    that ends with its next sale."""
+    store = {"tenant": str(device.tenant_id), "store": str(device.store_id)}
+    await till.offer(an_event())
+    assert (await scraped(app.http_port)).value("store_silent_seconds", **store) < 60
+
+    now = visitors_book.monotonic()
+    monkeypatch.setattr(visitors_book, "monotonic", lambda: now + 2 * 86_400)
+    assert (await scraped(app.http_port)).value("store_silent_seconds", **store) > 170_000
+
+    await till.offer(an_event())
+    assert (await scraped(app.http_port)).value("store_silent_seconds", **store) < 60
 
 
 async def test_nothing_is_registered_twice(settings):

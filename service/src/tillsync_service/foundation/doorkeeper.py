@@ -241,7 +241,10 @@ class _Visit:
         identity.assume(caller)
         if isinstance(caller, identity.Integrator):
             return (self._service, caller.tenant_id)  # on none that its tenant's sales need
-        return caller.tenant_id if isinstance(caller, identity.Device) else self._service
+        if isinstance(caller, identity.Device):
+            self._book.heard(caller)
+            return caller.tenant_id
+        return self._service
 
     def _identify(self, token: str) -> Caller:
         caller = self._authenticator.authenticate(token)

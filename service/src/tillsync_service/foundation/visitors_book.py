@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -14,12 +14,14 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from tillsync_service.foundation import tracing
 from tillsync_service.foundation.errors import RenderedStatus, ServiceError, render
-from tillsync_service.foundation.metrics import Metrics
+from tillsync_service.foundation.identity import Device
+from tillsync_service.foundation.metrics import Metrics, Reading
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_MAX_STORES = 10_000
 _SERVERS_FAULT = frozenset({"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNIMPLEMENTED"})
 
 
@@ -44,6 +46,26 @@ class VisitorsBook:
     def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self._metrics = metrics
         self._tracer = tracer
+        self._heard: dict[tuple[str, str], float] = {}
+        metrics.gauge(
+            "store_silent",
+            "Since a store's tills were last heard, of those heard since the start.",
+            self._silent,
+            unit="s",
+        )
+
+    def heard(self, device: Device) -> None:
+        """A message of a device was let in."""
+        store = (str(device.tenant_id), str(device.store_id))
+        self._heard.pop(store, None)  # so that the one that is forgotten is the longest silent
+        self._heard[store] = monotonic()
+        if len(self._heard) > _MAX_STORES:
+            del self._heard[next(iter(self._heard))]
+
+    def _silent(self) -> Reading:
+        now = monotonic()
+        for (tenant, store), heard_at in list(self._heard.items()):
+            yield now - heard_at, {"tenant": tenant, "store": store}
 
     def gauge(self, inside: Callable[[], Mapping[str, int]]) -> None:
         """Shows how many calls are inside, by method."""
