@@ -12,7 +12,7 @@ import grpc
 
 
 class _Sink(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:  # noqa: ARG002 - all
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:  # noqa: ARG002 - it takes every method
         return grpc.unary_unary_rpc_method_handler(self._take)
 
     async def _take(self, _request: bytes, _context: object) -> bytes:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from support.books import Books
-from support.fleet import fleet_served
+from support.fleet import fleet_served, settings_on
 from support.postgres import running_server
 from tillsync_service.foundation.db import Database
 
@@ -72,6 +72,12 @@ def books(migrator):
 async def device(books):
     """An enrolled device of a tenant of its own."""
     return await books.enrol()
+
+
+@pytest.fixture
+def settings(database_url, tmp_path):
+    """Of a service as it is composed, on ports of its own."""
+    return settings_on(database_url, tmp_path)
 
 
 @pytest.fixture

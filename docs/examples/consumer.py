@@ -140,7 +140,7 @@ def reason_of(error: grpc.RpcError) -> str:
 
 def waiting_seconds(tries: int) -> float:
     """Longer each time and never in step with others."""
-    return random.random() * min(MOST_SECONDS_BETWEEN_TRIES, 2.0 ** min(tries, 10))  # noqa: S311
+    return random.random() * min(MOST_SECONDS_BETWEEN_TRIES, 2.0 ** min(tries, 10))  # noqa: S311 - no secret
 
 
 def channel_to(address: str, ca_file: str | None) -> grpc.Channel:

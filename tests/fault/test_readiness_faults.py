@@ -17,13 +17,12 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from support.builders import an_event
+from support.fleet import settings_on
 from support.polling import eventually
 from support.service import Caller, ServiceProcess, failure_of, names
 from support.web import get
 from tillsync_service.app import App
-from tillsync_service.config import Settings
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 
 if sys.platform == "win32":
     pytest.skip("needs signals", allow_module_level=True)
@@ -35,14 +34,8 @@ WAITING_FOR_A_LOCK = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 @pytest.fixture
 def my_settings(postgres_of_my_own, tmp_path):
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    return Settings(
-        database_url=postgres_of_my_own.serving_url,
-        signing_keys=keys,
-        listen="127.0.0.1:0",
-        ready_timeout_seconds=0.5,
-    )
+    url = postgres_of_my_own.serving_url
+    return settings_on(url, tmp_path, ready_timeout_seconds=0.5)
 
 
 @pytest.fixture

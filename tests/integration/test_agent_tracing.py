@@ -18,9 +18,7 @@ from support.polling import eventually
 from tillsync_agent import tracing
 from tillsync_agent.outbox import Outbox
 from tillsync_service.app import App
-from tillsync_service.config import Settings
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 
 SELLS = """
     import sys
@@ -58,20 +56,13 @@ async def run(*command: str | Path, **settings: str) -> str:
     return output.decode()
 
 
-async def test_one_trace_goes_from_the_checkout_to_the_commit(database_url, tmp_path):
+async def test_one_trace_goes_from_the_checkout_to_the_commit(settings, tmp_path):
     """A cashier's sale was slow, and the shop asks why: one trace shows the checkout, the
     recording, the upload and the commit at head office, in that order."""
     agent = Path(sys.executable).with_name("tillsync-agent")
-    state, keys = tmp_path / "state", tmp_path / "keys.json"
-    create_key_file(keys)
+    state = tmp_path / "state"
     async with collecting() as collector:
-        settings = Settings(
-            database_url=database_url,
-            signing_keys=keys,
-            listen="127.0.0.1:0",
-            http_listen="off",
-            otlp_endpoint=collector.endpoint,
-        )
+        settings = settings.model_copy(update={"otlp_endpoint": collector.endpoint})
         async with App(settings) as app, grpc.aio.insecure_channel(app.address) as channel:
             code = await Fleet(channel, app.address, token_issuer(settings)).a_code()
             enrolling = ("enroll", "--service", app.address, "--code", code, "--name", "till 1")

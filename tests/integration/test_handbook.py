@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 from google.protobuf.any_pb2 import Any
 
 from support.builders import an_event
@@ -24,23 +23,12 @@ from tillsync.v1.sync_service_pb2 import PullRequest
 from tillsync.v1.sync_service_pb2_grpc import SyncServiceStub
 from tillsync_service import logs
 from tillsync_service.app import App
-from tillsync_service.config import Settings
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 from tillsync_service.foundation import limits
 from tillsync_service.rooms import SERVICES
 
 HANDBOOK = read("docs/OPERATIONS.md")
 ADDED = {"le", "quantile"}  # by Prometheus, to a histogram
-
-
-@pytest.fixture
-def settings(database_url, tmp_path):
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    return Settings(
-        database_url=database_url, signing_keys=keys, listen="127.0.0.1:0", log_level="error"
-    )
 
 
 async def test_the_handbook_names_every_metric_and_no_other(settings, device, monkeypatch):

@@ -20,22 +20,12 @@ from tillsync.v1.sync_service_pb2 import PullRequest
 from tillsync.v1.sync_service_pb2_grpc import SyncServiceStub
 from tillsync_service import app as application
 from tillsync_service.app import App
-from tillsync_service.config import Settings, SettingsError
+from tillsync_service.config import SettingsError
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 from tillsync_service.foundation import visitors_book
 from tillsync_service.rooms import SERVICES
 
 PROBES = ("/startupz", "/livez", "/readyz", "/healthz", "/health/ready")
-
-
-@pytest.fixture
-def settings(database_url, tmp_path):
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    return Settings(
-        database_url=database_url, signing_keys=keys, listen="127.0.0.1:0", log_level="error"
-    )
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ from support.sync import HeadOffice
 from tillsync.v1 import sync_service_pb2 as pb
 from tillsync.v1.sync_service_pb2_grpc import SyncServiceStub
 from tillsync_service.app import App
-from tillsync_service.config import Settings
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 
 
 @pytest.fixture
@@ -49,14 +47,9 @@ async def test_a_revoked_till_hears_no_more_prices(fleet):
     )
 
 
-async def test_a_stop_does_not_wait_for_live_streams(database, database_url, device, tmp_path):
+async def test_a_stop_does_not_wait_for_live_streams(settings, device):
     """The service is updated while tills are connected: their streams are told to come again, and
     the stop says that nothing was cut."""
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    settings = Settings(
-        database_url=database_url, signing_keys=keys, listen="127.0.0.1:0", stop_grace_seconds=20
-    )
     async with App(settings) as app, grpc.aio.insecure_channel(app.address) as channel:
         token, _ = token_issuer(settings).device_token(device)
         calls = [await a_live_pull(channel, token) for _ in range(3)]

@@ -16,24 +16,14 @@ from support.service import Caller, Failure, failure_of, names
 from tillsync.v1 import ingest_service_pb2 as pb
 from tillsync_service import logs, telemetry
 from tillsync_service.app import App
-from tillsync_service.config import Settings, SettingsError, load
+from tillsync_service.config import SettingsError, load
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 from tillsync_service.foundation import tracing
 from tillsync_service.ingest.observing import MAX_EVENT_SPANS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 RECORDED = f"00-{TRACE}-00f067aa0ba902b7-01"
 OTHER_TRACE = "0af7651916cd43dd8448eb211c80319c"
-
-
-@pytest.fixture
-def settings(database_url, tmp_path):
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    return Settings(
-        database_url=database_url, signing_keys=keys, listen="127.0.0.1:0", http_listen="off"
-    )
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from support.polling import eventually
 from support.service import Caller
 from support.web import get
 from tillsync_service.app import App
-from tillsync_service.config import Settings
 from tillsync_service.databases import token_issuer
-from tillsync_service.fleet.keys import create_key_file
 
 if "TILLSYNC_TEST_NIGHTLY" not in os.environ:
     pytest.skip("for `make nightly`", allow_module_level=True)
@@ -34,12 +32,8 @@ scrape_configs:
 
 
 @pytest.fixture
-async def app(database_url, tmp_path):
-    keys = tmp_path / "keys.json"
-    create_key_file(keys)
-    settings = Settings(database_url=database_url, signing_keys=keys, listen="127.0.0.1:0")
+async def app(settings):
     async with App(settings) as app:
-        app.settings = settings
         yield app
 
 
@@ -74,10 +68,10 @@ async def asked(port: int, query: str) -> list[float]:
     return [float(each["value"][1]) for each in json.loads(text)["data"]["result"]]
 
 
-async def test_a_dashboards_questions_are_answered(app, prometheus, device):
+async def test_a_dashboards_questions_are_answered(app, settings, prometheus, device):
     """Head office opens its dashboard: Prometheus has scraped the sales, and answers what the
     panels ask."""
-    token = token_issuer(app.settings).device_token(device)[0]
+    token = token_issuer(settings).device_token(device)[0]
     async with Caller(app.address, token) as till:
         sale = an_event()
         await till.offer(sale, an_event())

@@ -39,7 +39,7 @@ from tillsync_service.books.books_store import BooksStore
 from tillsync_service.books.servicer import ReconcileServicer
 from tillsync_service.books.store import ReconcileStore
 from tillsync_service.config import Settings
-from tillsync_service.databases import utc_now
+from tillsync_service.databases import token_issuer, utc_now
 from tillsync_service.fleet.keys import KeyFile, create_key_file
 from tillsync_service.fleet.servicer import DeviceServicer
 from tillsync_service.fleet.standing import Standing
@@ -268,16 +268,25 @@ async def fleet_served(database: Database, folder: Path) -> AsyncIterator[Fleet]
         await server.stop(None)
 
 
+def settings_on(database_url: str, folder: Path, **others: object) -> Settings:
+    """A service's on a database that is there, with keys of its own in the folder."""
+    keys = folder / "signing-keys.json"
+    create_key_file(keys)
+    return Settings(
+        database_url=database_url,
+        signing_keys=keys,
+        listen="127.0.0.1:0",
+        log_level="error",
+        **others,
+    )
+
+
 @asynccontextmanager
 async def app_served(database_url: str, folder: Path) -> AsyncIterator[Fleet]:
     """The service as it is composed, in this process, where a test may change its limits."""
-    key_path = folder / "signing-keys.json"
-    create_key_file(key_path)
-    settings = Settings(
-        database_url=database_url, signing_keys=key_path, listen="127.0.0.1:0", log_level="error"
-    )
+    settings = settings_on(database_url, folder)
     async with (
         App(settings) as app,
         grpc.aio.insecure_channel(app.address) as channel,
     ):
-        yield Fleet(channel, app.address, TokenIssuer(KeyFile(key_path), utc_now))
+        yield Fleet(channel, app.address, token_issuer(settings))

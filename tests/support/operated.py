@@ -58,7 +58,7 @@ _METRICS = metrics_in(read("docs/OPERATIONS.md"))
 METRICS = {name: labels for name, (_, labels) in _METRICS.items()}
 HISTOGRAMS = {name for name, (kind, _) in _METRICS.items() if kind == "histogram"}
 LABEL_VALUES = {
-    "source": {"call", "stream", "file"},
+    "source": {"call", "stream"},
     "verdict": {"accepted", "duplicate", "conflict", "rejected"},
     "state": {"busy", "idle", "unopened"},
     "outcome": {"projected", "skipped", "dead"},

@@ -138,7 +138,7 @@ def enroll(
     Example:
         tillsync-agent enroll --service sync.example.com:443 --code ABCD-EFGH --name 'till 3'
     """
-    from tillsync_agent import link  # noqa: PLC0415
+    from tillsync_agent import link  # noqa: PLC0415 - gRPC, when it is used
 
     if not name.strip() or len(name) > MAX_DEVICE_NAME_CHARACTERS:
         raise click.UsageError(f"--name: 1 to {MAX_DEVICE_NAME_CHARACTERS} characters, not blank")
@@ -219,8 +219,8 @@ def run(state_dir: Path | None, gateway_port: int | None, log_level: str) -> Non
     Example:
         tillsync-agent run --gateway-port 7411
     """
-    from tillsync_agent import tracing  # noqa: PLC0415
-    from tillsync_agent.agent import Agent  # noqa: PLC0415
+    from tillsync_agent import tracing  # noqa: PLC0415 - when it is used
+    from tillsync_agent.agent import Agent  # noqa: PLC0415 - gRPC, when it is used
 
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
     with tracing.exported():
@@ -239,8 +239,8 @@ def drain(state_dir: Path | None, timeout_seconds: float) -> None:
     Example:
         tillsync-agent drain --timeout 300
     """
-    from tillsync_agent.agent import Agent  # noqa: PLC0415
-    from tillsync_agent.draining import Drained, watch  # noqa: PLC0415
+    from tillsync_agent.agent import Agent  # noqa: PLC0415 - gRPC, when it is used
+    from tillsync_agent.draining import Drained, watch  # noqa: PLC0415 - gRPC, when it is used
 
     settings = config.load(state_dir, gateway_port=0)
 

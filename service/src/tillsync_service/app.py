@@ -27,7 +27,7 @@ from tillsync_service.foundation.background import Background
 from tillsync_service.foundation.doorkeeper import Doorkeeper
 from tillsync_service.foundation.metrics import Metrics
 from tillsync_service.health import Health
-from tillsync_service.rooms import SERVICES, Office, open_pools, open_rooms
+from tillsync_service.rooms import SERVICES, Surroundings, open_pools, open_rooms
 from tillsync_service.telemetry import Telemetry
 from tillsync_service.web import Probes, application, served
 
@@ -120,10 +120,10 @@ class App:
         )
         background.run("the doorkeeper's rounds", self._doorkeeper.keep_in_order())
         self._server = grpc.aio.server(interceptors=(self._doorkeeper,), options=_SERVER_OPTIONS)
-        office = Office(
+        surroundings = Surroundings(
             settings, url, TokenIssuer(keys, utc_now), telemetry.metrics, telemetry.tracer
         )
-        self._group_commit = open_rooms(self._server, background, pools, office)
+        self._group_commit = open_rooms(self._server, background, pools, surroundings)
         add_HealthServicer_to_server(self._health.servicer, self._server)
         reflection.enable_server_reflection(
             (

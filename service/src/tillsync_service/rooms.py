@@ -125,8 +125,8 @@ async def open_pools(
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
-    """What the rooms are served with, but for the database."""
+class Surroundings:
+    """What the rooms stand in, beside the database."""
 
     settings: Settings
     url: str
@@ -136,7 +136,7 @@ class Office:
 
 
 def open_rooms(
-    server: grpc.aio.Server, background: Background, pools: Pools, given: Office
+    server: grpc.aio.Server, background: Background, pools: Pools, given: Surroundings
 ) -> GroupCommit:
     """Adds every service to the server, and starts what goes on beside. Gives the group commit,
     whose work a stop waits for."""

@@ -53,8 +53,8 @@ class Metrics:
     def batch(
         self, tenant_id: object, source: str, verdicts: Mapping[str, int], seconds: float
     ) -> None:
-        """A batch was answered. `verdicts`: how many events got which; `source`: call, stream or
-        file."""
+        """A batch was answered. `verdicts`: how many events got which; `source`: call or
+        stream."""
         tenant = str(tenant_id)
         for verdict, count in verdicts.items():
             labels = {"tenant": tenant, "source": source, "verdict": verdict}

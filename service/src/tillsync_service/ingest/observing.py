@@ -83,15 +83,13 @@ class Observer:
         if receipts:
             self._metrics.group(sum(len(receipt.verdicts.outcomes) for receipt in receipts))
 
-    @contextmanager
-    def _span(self, name: str, batch: Batch) -> Iterator[Span]:
+    def _span(self, name: str, batch: Batch) -> Span:
         attributes: dict[str, Any] = {
             "tillsync.tenant": str(batch.device.tenant_id),
             "tillsync.device": str(batch.device.device_id),
             "tillsync.events": len(batch),
         }
-        with self._tracer.start_span(name, tracing.current(), attributes=attributes) as span:
-            yield span
+        return self._tracer.start_span(name, tracing.current(), attributes=attributes)
 
     def _span_events(
         self,
