@@ -5,13 +5,12 @@ Prints {"port": its port}, and ends when its input does.
 """
 
 import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
+from bench.child_server import serve
 from tillsync.v1.sync_service_pb2 import PullResponse
 
 
@@ -39,13 +38,7 @@ class _Bare(grpc.GenericRpcHandler):
 
 
 async def _run() -> None:
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    server.add_generic_rpc_handlers((_Bare(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(json.dumps({"port": port}), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop(None)
+    await serve(_Bare())
 
 
 if __name__ == "__main__":

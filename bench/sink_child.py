@@ -4,11 +4,11 @@ Prints {"port": its port}, and ends when its input does.
 """
 
 import asyncio
-import json
-import sys
 from typing import Any
 
 import grpc
+
+from bench.child_server import serve
 
 
 class _Sink(grpc.GenericRpcHandler):
@@ -19,15 +19,5 @@ class _Sink(grpc.GenericRpcHandler):
         return b""
 
 
-async def _run() -> None:
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    server.add_generic_rpc_handlers((_Sink(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(json.dumps({"port": port}), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop(None)
-
-
 if __name__ == "__main__":
-    asyncio.run(_run())
+    asyncio.run(serve(_Sink()))

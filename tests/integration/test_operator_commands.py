@@ -1,6 +1,5 @@
 """An operator keeps a running service in order from a shell."""
 
-import asyncio
 import ipaddress
 import re
 import shlex
@@ -15,7 +14,6 @@ from cryptography.x509.oid import NameOID
 
 from support.fleet import a_secret, hash_of
 from support.operators import Shell, shell_at
-from support.service import ServiceProcess
 from tillsync.v1 import admin_service_pb2 as admin_pb
 from tillsync.v1 import device_service_pb2 as pb
 from tillsync.v1.admin_service_pb2_grpc import (
@@ -29,23 +27,6 @@ from tillsync_service.operator.client import Service, Target
 
 CODE = re.compile(r"\w{4}(-\w{4}){3}\n")
 NOBODY = "018f2a5e-7c3b-7d10-8a4e-3b1c9d2e5f60"
-
-
-@pytest.fixture(scope="module")
-def service(postgres, tmp_path_factory):
-    """A service for all tests of this module; each works in a tenant of its own."""
-    name = asyncio.run(postgres.make_database())
-    service = ServiceProcess(postgres.serving_url(name), tmp_path_factory.mktemp("service"))
-    asyncio.run(service.start())
-    yield service
-    asyncio.run(service.kill())
-    asyncio.run(postgres.drop_database(name))
-
-
-@pytest.fixture
-def shell(service) -> Shell:
-    """An operator of every tenant."""
-    return shell_at(service)
 
 
 @pytest.fixture

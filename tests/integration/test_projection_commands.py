@@ -1,6 +1,5 @@
 """An operator at a shell looks after the tables of sales, on a service as it really runs."""
 
-import asyncio
 import json
 from uuid import UUID, uuid4
 
@@ -9,33 +8,15 @@ import pytest
 
 from support.builders import BUSINESS_DAY
 from support.fleet import Till
-from support.operators import shell_at
 from support.polling import eventually
 from support.projections import a_sale, a_void, recording, unreadable
-from support.service import Caller, ServiceProcess, failure_of
+from support.service import Caller, failure_of
 from tillsync.v1 import projection_service_pb2 as pb
 from tillsync.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from tillsync_service.databases import utc_now
 from tillsync_service.fleet.keys import KeyFile
 from tillsync_service.fleet.tokens import TokenIssuer
 from tillsync_service.operator.client import Service, Target
-
-
-@pytest.fixture(scope="module")
-def service(postgres, tmp_path_factory):
-    """A service for all tests of this module; each works in a tenant of its own."""
-    name = asyncio.run(postgres.make_database())
-    service = ServiceProcess(postgres.serving_url(name), tmp_path_factory.mktemp("service"))
-    asyncio.run(service.start())
-    yield service
-    asyncio.run(service.kill())
-    asyncio.run(postgres.drop_database(name))
-
-
-@pytest.fixture
-def shell(service):
-    """An operator of every tenant."""
-    return shell_at(service)
 
 
 @pytest.fixture

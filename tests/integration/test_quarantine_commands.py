@@ -1,44 +1,17 @@
 """An operator asks at a shell which sales had the key of another one."""
 
-import asyncio
 from uuid import UUID
 
 import pytest
 
 from support.builders import BUSINESS_DAY, an_event
 from support.fleet import Till
-from support.operators import Shell, shell_at
 from support.reconciling import ReconcilingTill
-from support.service import ServiceProcess
 from tillsync.v1 import admin_service_pb2 as pb
 from tillsync_service.foundation.identity import Device
 from tillsync_service.operator.client import Service, Target
 
 NOBODY = "018f2a5e-7c3b-7d10-8a4e-3b1c9d2e5f60"
-
-
-@pytest.fixture(scope="module")
-def service(postgres, tmp_path_factory):
-    """A service for all tests of this module; each works in a tenant of its own."""
-    name = asyncio.run(postgres.make_database())
-    service = ServiceProcess(postgres.serving_url(name), tmp_path_factory.mktemp("service"))
-    asyncio.run(service.start())
-    yield service
-    asyncio.run(service.kill())
-    asyncio.run(postgres.drop_database(name))
-
-
-@pytest.fixture
-def shell(service) -> Shell:
-    """An operator of every tenant."""
-    return shell_at(service)
-
-
-@pytest.fixture
-async def place(shell):
-    """(tenant, store) of the test's own."""
-    made = (await shell.run("enrolment-code", "--new-store", "Main street", "--json")).json
-    return made["tenant_id"], made["store_id"]
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 """`tillsync-service smoke` against a running service, well and unwell."""
 
-import asyncio
-
 import grpc
-import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from support.operators import Shell, service_with_postgres, shell_at
+from support.operators import service_with_postgres, shell_at
 from support.polling import eventually
-from support.service import ServiceProcess
 
 STEPS = [
     "health",
@@ -23,23 +19,6 @@ STEPS = [
     "a bad one",
     "clean up",
 ]
-
-
-@pytest.fixture(scope="module")
-def service(postgres, tmp_path_factory):
-    """A service for all tests of this module."""
-    name = asyncio.run(postgres.make_database())
-    service = ServiceProcess(postgres.serving_url(name), tmp_path_factory.mktemp("service"))
-    asyncio.run(service.start())
-    yield service
-    asyncio.run(service.kill())
-    asyncio.run(postgres.drop_database(name))
-
-
-@pytest.fixture
-def shell(service) -> Shell:
-    """An operator of every tenant."""
-    return shell_at(service)
 
 
 async def test_a_service_that_is_well_passes_and_is_as_before(shell):
