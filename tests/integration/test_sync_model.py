@@ -31,6 +31,8 @@ from tillsync_service.sync.read_store import ReadStore
 from tillsync_service.sync.scopes import TENANT
 
 FIRST, END = map(int, os.environ.get("TILLSYNC_TEST_SCHEDULES", "0-60").split("-"))
+# Those that ended otherwise once, in every run.
+SCHEDULES = sorted({*range(FIRST, END), 918, 919})
 STEPS = 45
 IDS = [f"r{n}" for n in range(5)]
 # Everything of sync that a backup of the database holds.
@@ -257,7 +259,7 @@ class World:
 POLICIES = {"price": "server_wins", "customer": "arrival_wins", "stock": "server_wins"}
 
 
-@pytest.mark.parametrize("seed", range(FIRST, END))
+@pytest.mark.parametrize("seed", SCHEDULES)
 async def test_i6_i7_i11_any_schedule_ends_equal(seed, database, migrator, books, tmp_path):
     """Whatever was cut, lost, killed, moved, forgotten or set back: no till ever shows half a price
     change, every till ends with what head office has, and no movement of stock is lost or doubled.

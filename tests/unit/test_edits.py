@@ -91,12 +91,26 @@ def test_an_add_on_a_changed_record_does_not_hide_a_later_conflict():
 @pytest.mark.parametrize("met", [None, Known(7, None)])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_edit_of_a_record_that_is_gone_loses(kind, met, policy):
-    """A till edits a record that head office deleted: the edit is kept as a lost one."""
-    judgement = judged(an_edit(kind), met=met, policy=policy)
+    """A till edits a record that head office deleted, known still or forgotten: the edit is kept as
+    a lost one."""
+    judgement = judged(an_edit(kind), met=met, policy=policy, horizon=0 if met else 6)
 
     assert only(judgement) == ("lost", "RECORD_GONE")
     assert len(judgement.conflicts) == 1
     assert judgement.records == {}
+
+
+@pytest.mark.parametrize("met", [None, Known(3, None)], ids=["unknown", "deleted long before"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_movement_of_a_record_that_a_backup_lacks_counts(met, policy):
+    """Stock was counted for the first time after the backup that head office was restored from: a
+    till's sale of it, made on the record that is gone, is no movement of a deleted one, and counts.
+    """
+    judgement = judged(an_edit("add", '{"n":-2}', base=5), met=met, policy=policy, horizon=5)
+
+    assert only(judgement) == ("applied", "")
+    assert judgement.records[KEY].body == '{"n":-2}'
+    assert judgement.conflicts == []
 
 
 def test_f28_delete_against_edit_in_both_orders():

@@ -1,8 +1,9 @@
 """What becomes of a device's edits: who wins, and what a record is then. Pure.
 
 An edit is made on the version of the record that the device had, its base. The base is fresh if the
-record has that version still, or if only this device's own edits came after it. Then, and for ADD
-always, the edit is applied. Otherwise the collection's policy decides; no clock takes part.
+record has that version still, or if only this device's own edits came after it. Then the edit is
+applied, and an ADD always unless the record was deleted. Otherwise the collection's policy decides;
+no clock takes part.
 """
 
 from collections.abc import Iterable, Mapping
@@ -193,7 +194,7 @@ def _decided(edit: Edit, met: Known | None, setting: Setting) -> str:
         raise NotApplicable(
             "rejected", _UNKNOWN, "collection", f"There is no collection {edit.key[0]!r}."
         )
-    if _is_fresh(edit, met, setting.device_id):
+    if _is_fresh(edit, met, setting):
         return "applied"
     outcome = _OUTCOMES[policy]
     if met is None or met.body is None:
@@ -207,17 +208,22 @@ def _decided(edit: Edit, met: Known | None, setting: Setting) -> str:
     return outcome
 
 
-def _is_fresh(edit: Edit, met: Known | None, device_id: UUID) -> bool:
+def _is_fresh(edit: Edit, met: Known | None, setting: Setting) -> bool:
     if met is None or met.body is None:
         # The device had none either. To delete what is gone changes nothing.
         if edit.base_version == 0 or edit.kind == "delete":
+            return True
+        # A deletion after its base would be known, or forgotten behind the horizon. If neither can
+        # be, the record is younger than the backup that was restored: a movement of it counts.
+        last_deletion = max(setting.horizon, met.version if met else 0)
+        if edit.kind == "add" and edit.base_version >= last_deletion:
             return True
         if met is None:
             return False
     return (
         edit.base_version == met.version
         or (edit.kind == "add" and met.body is not None)
-        or (met.edited_by == device_id and edit.base_version >= met.edited_from)
+        or (met.edited_by == setting.device_id and edit.base_version >= met.edited_from)
     )
 
 
